@@ -1,0 +1,49 @@
+# `make studio` opens the studio, `make test` runs the tests. Each sets up what it needs in .venv, nothing else.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock
+
+.PHONY: studio test slow lint format bench pocket clean
+
+studio: $(VENV)/.ready
+	@$(BIN)/rlhf-studio
+
+test: $(VENV)/.ready-test
+	@$(BIN)/python -m pytest -m "not slow"
+
+slow: $(VENV)/.ready-test
+	@$(BIN)/python -m pytest -m slow
+
+lint: $(VENV)/.ready-test
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+format: $(VENV)/.ready-test
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+bench: $(VENV)/.ready
+	@$(BIN)/python benchmarks/demo.py
+
+pocket: $(VENV)/.ready
+	@$(BIN)/python -m engine.pocket.build
+
+clean:
+	rm -rf $(VENV)
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed" if sys.version_info < (3, 11) else 0)'
+	@$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.ready: pyproject.toml requirements.lock | $(BIN)/python
+	@echo "Installing into $(VENV); the first time this takes a few minutes ..."
+	@$(INSTALL) --editable .
+	@touch $@
+
+$(VENV)/.ready-test: pyproject.toml requirements.lock | $(BIN)/python
+	@echo "Installing into $(VENV); the first time this takes a few minutes ..."
+	@$(INSTALL) --editable '.[test]'
+	@touch $@ $(VENV)/.ready

@@ -1,0 +1,129 @@
+const counts = root.querySelector(".counts");
+const enough = root.querySelector(".enough");
+const start = root.querySelector(".improve");
+const preset = root.querySelector("select.preset");
+const runBox = root.querySelector(".run");
+const history = root.querySelector(".history");
+let chosen = null; // run id shown; null means the newest
+
+/** A line chart drawn as SVG: axes with round figures, one line. */
+function chart(title, points, digits = 2) {
+  const box = el("figure", { class: "chart" }, el("figcaption", {}, title));
+  if (points.length < 2) {
+    box.append(el("p", { class: "hint" }, "waiting for numbers"));
+    return box;
+  }
+  const [w, h, left, bottom] = [320, 150, 40, 20];
+  const xs = points.map((p) => p[0]), ys = points.map((p) => p[1]);
+  const [x0, x1] = [Math.min(...xs), Math.max(...xs)];
+  let [y0, y1] = [Math.min(...ys), Math.max(...ys)];
+  if (y1 - y0 < 1e-6) [y0, y1] = [y0 - 0.5, y1 + 0.5];
+  const X = (x) => left + ((x - x0) / (x1 - x0 || 1)) * (w - left - 8);
+  const Y = (y) => 8 + ((y1 - y) / (y1 - y0)) * (h - bottom - 12);
+  const NS = "http://www.w3.org/2000/svg";
+  const svg = document.createElementNS(NS, "svg");
+  svg.setAttribute("viewBox", `0 0 ${w} ${h}`);
+  svg.setAttribute("role", "img");
+  svg.setAttribute("aria-label", `${title}, now ${ys[ys.length - 1].toFixed(digits)}`);
+  const add = (tag, attributes, text) => {
+    const node = document.createElementNS(NS, tag);
+    for (const [k, v] of Object.entries(attributes)) node.setAttribute(k, v);
+    if (text !== undefined) node.textContent = text;
+    svg.append(node);
+  };
+  for (const y of [y0, (y0 + y1) / 2, y1]) {
+    add("line", { x1: left, x2: w - 8, y1: Y(y), y2: Y(y), class: "grid" });
+    add("text", { x: left - 5, y: Y(y) + 4, "text-anchor": "end" }, y.toFixed(digits));
+  }
+  add("text", { x: left, y: h - 4 }, String(x0));
+  add("text", { x: w - 8, y: h - 4, "text-anchor": "end" }, String(x1));
+  add("polyline", { points: points.map((p) => `${X(p[0]).toFixed(1)},${Y(p[1]).toFixed(1)}`).join(" "), class: "line" });
+  box.append(svg);
+  box.firstChild.append(el("b", {}, ys[ys.length - 1].toFixed(digits)));
+  return box;
+}
+
+const NAMES = { load: "Load", reward: "Reward model", ppo: "PPO", compare: "Compare" };
+
+function stageBar(run) {
+  const order = run.method === "improve" ? ["load", "reward", "ppo", "compare"] : ["load", run.method];
+  const at = order.indexOf(run.stage);
+  return el(
+    "ol",
+    { class: "stages" },
+    order.map((name, i) => {
+      const over = run.status === "finished" || i < at;
+      const share = over ? 1 : i === at ? run.done / Math.max(run.total, 1) : 0;
+      const bar = el("span", { class: "fill" });
+      bar.style.width = `${share * 100}%`;
+      return el("li", { class: over ? "done" : i === at && run.active ? "now" : "" }, el("span", { class: "name" }, NAMES[name] || name), el("span", { class: "bar" }, bar));
+    }),
+  );
+}
+
+function draw(state) {
+  fill(counts, ["ranking", "edit", "rating"].map((kind) => el("div", { class: "count" }, el("b", {}, String(state.counts[kind])), el("span", {}, { ranking: "rankings", edit: "edits", rating: "ratings" }[kind]))));
+  enough.textContent = state.advice;
+  const run = state.run;
+  start.disabled = !state.ready || !!state.busy;
+  start.textContent = state.busy ? "Improving …" : "Improve";
+  if (!run) fill(runBox, el("p", { class: "hint" }, "Nothing has been trained yet. Rank some answers in Chat, then press Improve."));
+  else {
+    const status = { queued: "Waiting for its turn", running: "Running", finished: "Finished", stopped: "Stopped", failed: "Failed" }[run.status];
+    const head = el(
+      "div",
+      { class: "run-head" },
+      el("h2", {}, `Run ${run.id} · ${run.method}`),
+      el("span", { class: `status ${run.status}` }, run.stopping && run.active ? "Stopping …" : status),
+      run.active && run.left !== null && el("span", { class: "hint left" }, `about ${duration(run.left)} left`),
+      run.active && el("button", { class: "stop-run", onclick: () => call("stop", run.id).then(refresh) }, "Stop"),
+      ["stopped", "failed"].includes(run.status) && el("button", { class: "resume-run", onclick: () => call("resume", run.id).then(refresh) }, "Resume"),
+      run.status === "finished" && run.method === "improve" && el("a", { class: "button primary", href: "/compare" }, "Compare before and after"),
+    );
+    const samples = run.samples.map((s) => {
+      const ask = el("dt", {}), text = el("dd", {});
+      ask.textContent = s.prompt;
+      text.textContent = s.text;
+      return [ask, text, el("dd", { class: "hint" }, `update ${s.step}, reward ${s.reward.toFixed(2)}`)];
+    });
+    fill(
+      runBox,
+      head,
+      stageBar(run),
+      run.reason && el("p", { class: `reason ${run.status}` }, run.reason),
+      el(
+        "div",
+        { class: "charts" },
+        chart("Reward model accuracy", run.curves.accuracy),
+        chart("Reward", run.curves.reward),
+        chart("KL to the reference, nats", run.curves.kl),
+        chart("Answer length, tokens", run.curves.length, 0),
+      ),
+      el("h3", {}, "Answers as training goes"),
+      samples.length ? el("dl", { class: "samples" }, samples) : el("p", { class: "hint" }, "They appear when PPO starts."),
+    );
+  }
+  fill(
+    history,
+    state.runs.map((r) => el("button", { class: run && r.id === run.id ? "here" : "", onclick: () => ((chosen = r.id), refresh()) }, `Run ${r.id} · ${r.method} · ${r.status}`)),
+  );
+}
+
+async function refresh() {
+  const state = await call("state", chosen);
+  if (state) draw(state);
+}
+
+start.addEventListener("click", async () => {
+  start.disabled = true;
+  const answer = await call("improve", preset.value);
+  if (answer) chosen = answer.run;
+  await refresh();
+});
+
+(async () => {
+  while (here()) {
+    await refresh();
+    await sleep(1000);
+  }
+})();

@@ -1,0 +1,42 @@
+"""RLHF Studio's engine: all that can be done without a browser. This is the only door the studio uses.
+
+Names load on first use, so that importing the engine does not import torch.
+"""
+
+from importlib import import_module
+from typing import Any
+
+_MODULES = {
+    "conversations": "engine.store.conversations",
+    "feedback_log": "engine.store.feedback",
+    "versions": "engine.store.models",
+    "runs": "engine.store.runs",
+    "comparisons": "engine.store.comparisons",
+    "launcher": "engine.jobs.launch",
+}
+_NAMES = {
+    "UserError": "engine.errors",
+    "Store": "engine.store.db",
+    "open_workspace": "engine.workspace",
+    "find_base": "engine.models.find",
+    "fingerprint": "engine.models.find",
+    "Sampling": "engine.sampling.settings",
+    "load_prompts": "engine.prompts",
+    "parse_settings": "engine.jobs.config",
+    "read_config": "engine.jobs.config",
+    "wilson": "engine.evaluation.winrate",
+    "ServingClient": "engine.serving.client",
+    "compare_versions": "engine.jobs.recipes",
+    "diagnose": "engine.doctor",
+    "run_demo": "engine.pocket.demo",
+}
+
+__all__ = [*_MODULES, *_NAMES]  # noqa: PLE0604
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return import_module(_MODULES[name])
+    if name in _NAMES:
+        return getattr(import_module(_NAMES[name]), name)
+    raise AttributeError(f"module 'engine' has no attribute {name!r}")

@@ -1,0 +1,108 @@
+"""A run's own process: ``python -m engine.jobs.child WORKSPACE RUN``.
+
+Waits its turn for the device, does what the run's row says, and writes all it has to say into the store.
+"""
+
+import os
+import signal
+import sys
+import time
+import traceback
+from pathlib import Path
+
+import psutil
+from filelock import FileLock, Timeout
+
+from engine.errors import UserError
+from engine.store import runs
+from engine.store.db import Store, now
+from engine.training.context import Stopped
+from engine.workspace import Workspace
+
+HEARTBEAT = 2.0  # seconds
+
+
+class StoreContext:
+    """A run's context (`engine.training.context.Context`) that writes to the store."""
+
+    def __init__(self, store: Store, run_id: int):
+        self.store = store
+        self.run_id = run_id
+        self.current = ""
+        self.last_beat = 0.0
+
+    def stage(self, name: str, done: int, total: int) -> None:
+        if name != self.current:
+            runs.enter_stage(self.store, self.run_id, name)
+            print(f"{now()} {name}", flush=True)
+            self.current = name
+        self.last_beat = time.monotonic()
+        self.store.update("runs", self.run_id, stage=name, done=done, total=total, heartbeat=now())
+        row = self.store.row("SELECT stop_requested FROM runs WHERE id = ?", self.run_id)
+        if row and row["stop_requested"]:
+            raise Stopped
+
+    def metrics(self, name: str, step: int, values: dict[str, float]) -> None:
+        runs.add_metrics(self.store, self.run_id, name, step, values)
+        print(f"{now()} {name} {step} " + " ".join(f"{k}={v:.4g}" for k, v in values.items()), flush=True)
+
+    def sample(self, step: int, prompt: str, text: str, reward: float) -> None:
+        self.store.insert("samples", run_id=self.run_id, step=step, prompt=prompt, text=text, reward=reward)
+
+
+def _turn(workspace: Workspace, store: Store, run_id: int) -> FileLock:
+    """Wait until no other run uses the device. Raises Stopped where someone asked for that meanwhile."""
+    lock = FileLock(workspace.folder / "device.lock")
+    while True:
+        try:
+            lock.acquire(timeout=1)
+            return lock
+        except Timeout:
+            row = store.row("SELECT stop_requested FROM runs WHERE id = ?", run_id)
+            store.update("runs", run_id, heartbeat=now())
+            if row and row["stop_requested"]:
+                raise Stopped from None
+
+
+def main(folder: str, run_text: str) -> int:
+    workspace, run_id = Workspace(Path(folder)), int(run_text)
+    store = Store(workspace.database)
+    born = psutil.Process().create_time()
+    store.update("runs", run_id, pid=os.getpid(), process_started=born)
+    signal.signal(signal.SIGTERM, lambda *_: store.update("runs", run_id, stop_requested=1))
+
+    def end(status: str, reason: str = "") -> int:
+        runs.leave_stages(store, run_id)
+        store.update("runs", run_id, status=status, reason=reason, ended=now())
+        return 0 if status != "failed" else 1
+
+    try:
+        lock = _turn(workspace, store, run_id)
+    except Stopped:
+        return end("stopped", "Stopped while it waited for its turn.")
+    try:
+        store.update("runs", run_id, status="running", started=now())
+        # Torch takes seconds to import: only once it is this run's turn.
+        from engine.jobs.recipes import RECIPES, Job
+
+        run = runs.get_run(store, run_id)
+        RECIPES[run["method"]](Job(workspace, store, run, StoreContext(store, run_id)))
+        return end("finished")
+    except Stopped:
+        return end("stopped", "Stopped on request.")
+    except UserError as error:
+        return end("failed", str(error))
+    except MemoryError:
+        return end("failed", "The machine ran out of memory. Lower ppo.episodes or use precision=nf4.")
+    except Exception as error:
+        traceback.print_exc()
+        reason = f"{type(error).__name__}: {error}"
+        if type(error).__name__ == "OutOfMemoryError":
+            reason = "The GPU ran out of memory. Lower ppo.episodes or use precision=nf4."
+        return end("failed", reason)
+    finally:
+        lock.release()
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

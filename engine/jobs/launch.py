@@ -1,0 +1,115 @@
+"""Start, watch, stop and resume runs. Each is a process of its own that outlives the page and the studio."""
+
+import json
+import os
+import subprocess
+import sys
+
+import psutil
+
+from engine.errors import UserError
+from engine.store import runs
+from engine.store.db import Store, now
+from engine.workspace import Workspace
+
+METHODS = ("reward", "ppo", "improve")
+
+
+def start(workspace: Workspace, store: Store, method: str, config: dict, parent_version_id: int) -> int:
+    """Queue a run and start its process; returns the run's id at once."""
+    if method not in METHODS:
+        raise UserError(f'There is no method "{method}". Choose one of {", ".join(METHODS)}.')
+    run_id = runs.add_run(store, method, config, parent_version_id)
+    _spawn(workspace, store, run_id)
+    return run_id
+
+
+def resume(workspace: Workspace, store: Store, run_id: int) -> None:
+    """Go on with a run that was stopped or failed, from its last checkpoint."""
+    refresh(store, workspace)
+    run = runs.get_run(store, run_id)
+    if run["status"] not in ("stopped", "failed"):
+        raise UserError(f"Run {run_id} is {run['status']}; only a stopped or failed run can be resumed.")
+    store.update("runs", run_id, status="queued", stop_requested=0, reason="", ended=None)
+    _spawn(workspace, store, run_id)
+
+
+def _spawn(workspace: Workspace, store: Store, run_id: int) -> None:
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+    with (workspace.run(run_id) / "log.txt").open("ab") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "engine.jobs.child", str(workspace.folder), str(run_id)],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            env=environment,
+        )
+    try:
+        born = psutil.Process(process.pid).create_time()
+    except psutil.NoSuchProcess:
+        born = 0.0
+    store.update("runs", run_id, pid=process.pid, process_started=born, heartbeat=now())
+
+
+def stop(store: Store, workspace: Workspace, run_id: int) -> None:
+    """Ask a run to stop. It keeps what it has reached; one that only waited ends at once."""
+    refresh(store, workspace)
+    run = runs.get_run(store, run_id)
+    if run["status"] in runs.ENDED:
+        raise UserError(f"Run {run_id} has already ended: it is {run['status']}.")
+    store.update("runs", run_id, stop_requested=1)
+
+
+def alive(run: dict) -> bool:
+    """Whether the run's own process lives; a process id that was handed on does not count."""
+    try:
+        process = psutil.Process(run["pid"])
+        same = abs(process.create_time() - run["process_started"]) < 2
+        return same and process.status() != psutil.STATUS_ZOMBIE
+    except (psutil.NoSuchProcess, TypeError):
+        return False
+
+
+def refresh(store: Store, workspace: Workspace) -> None:
+    """Mark runs whose process is gone as failed, with what their log says last."""
+    for run in store.rows("SELECT * FROM runs WHERE status IN ('queued', 'running') AND pid IS NOT NULL"):
+        if alive(run):
+            continue
+        again = store.row("SELECT status FROM runs WHERE id = ?", run["id"])
+        if again and again["status"] in runs.ENDED:
+            continue  # it ended by itself between the two looks
+        lines = log_tail(workspace, run["id"], 1)
+        reason = "The run's process ended without a word" + (f"; its log ends: {lines[0]}" if lines else ".")
+        store.update("runs", run["id"], status="failed", reason=reason, ended=now())
+        runs.leave_stages(store, run["id"])
+
+
+def log_tail(workspace: Workspace, run_id: int, count: int = 50) -> list[str]:
+    file = workspace.run(run_id) / "log.txt"
+    if not file.is_file():
+        return []
+    return [line for line in file.read_text(errors="replace").splitlines() if line.strip()][-count:]
+
+
+def summary(store: Store, run_id: int) -> dict:
+    """A run as the command line reports it: {"run", "method", "status", "model", "seconds", "metrics"}."""
+    run = runs.get_run(store, run_id)
+    metrics: dict[str, float] = {}
+    for row in runs.metrics_of(store, run_id):
+        metrics[f"{row['stage']}/{row['name']}"] = row["value"]
+    stages = runs.stages_of(store, run_id)
+    return {
+        "run": run_id,
+        "method": run["method"],
+        "status": run["status"],
+        "model": run["model_version_id"],
+        "seconds": {s["name"]: round(s["ended"] - s["started"], 1) for s in stages if s["ended"]},
+        "metrics": metrics,
+        "result": run["result"],
+        "reason": run["reason"],
+    }
+
+
+def as_json(value: dict) -> str:
+    return json.dumps(value, ensure_ascii=False)

@@ -1,0 +1,112 @@
+"""Losses and estimators as pure functions of tensors.
+
+`mask` is bool and True on tokens that count; no function lets a masked-out cell into its result.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+
+
+def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
+    """Mean of `values` where `mask`; 0 where the mask is empty."""
+    return torch.where(mask, values, 0.0).sum() / mask.sum().clamp_min(1)
+
+
+def masked_whiten(values: Tensor, mask: Tensor) -> Tensor:
+    """`values` shifted and scaled to mean 0 and variance 1 over the cells of `mask`; 0 elsewhere."""
+    mean = masked_mean(values, mask)
+    variance = masked_mean((values - mean) ** 2, mask)
+    return torch.where(mask, (values - mean) * torch.rsqrt(variance + 1e-8), 0.0)
+
+
+def ranking_loss(scores: Tensor, ranks: Tensor, mask: Tensor) -> Tensor:
+    """Bradley-Terry over all pairs of each ranking, a ranking as one batch element.
+
+    scores, ranks, mask: [rankings, K]; a lower rank is better, equal ranks are a tie. A pair's loss is
+    -log sigmoid(s_better - s_worse); a tie is half a win each way. Pairs are averaged within a ranking, then
+    rankings with each other, so long rankings do not drown short ones (Ouyang et al. 2022, section 3.5, eq. 1).
+    Returns a scalar.
+    """
+    difference = scores.unsqueeze(2) - scores.unsqueeze(1)  # [n, i, j] = s_i - s_j
+    order = ranks.unsqueeze(1) - ranks.unsqueeze(2)  # > 0 where i is better than j
+    upper = torch.ones(scores.shape[1], scores.shape[1], dtype=torch.bool, device=scores.device).triu(1)
+    pairs = mask.unsqueeze(2) & mask.unsqueeze(1) & upper
+    wins = 0.5 * (torch.sign(order) + 1)  # 1, 1/2 or 0
+    loss = -(wins * logsigmoid(difference) + (1 - wins) * logsigmoid(-difference))
+    count = pairs.sum((1, 2))
+    each = torch.where(pairs, loss, 0.0).sum((1, 2)) / count.clamp_min(1)
+    return each.sum() / (count > 0).sum().clamp_min(1)
+
+
+def ranking_accuracy(scores: Tensor, ranks: Tensor, mask: Tensor) -> tuple[int, int]:
+    """(pairs ordered as the person did, pairs) over all untied pairs; shapes as in `ranking_loss`."""
+    difference = scores.unsqueeze(2) - scores.unsqueeze(1)
+    order = ranks.unsqueeze(1) - ranks.unsqueeze(2)
+    pairs = mask.unsqueeze(2) & mask.unsqueeze(1) & (order > 0)
+    return int((pairs & (difference > 0)).sum()), int(pairs.sum())
+
+
+def token_rewards(
+    scores: Tensor, log_probs: Tensor, reference_log_probs: Tensor, mask: Tensor, kl_coefficient: float
+) -> Tensor:
+    """Reward of every response token [rows, time]: -beta (log pi - log pi_ref), and the score on the last.
+
+    scores: [rows]; the rest [rows, time] (Ziegler et al. 2019, eq. 2; Ouyang et al. 2022, eq. 2).
+    """
+    rewards = torch.where(mask, -kl_coefficient * (log_probs - reference_log_probs), 0.0)
+    last = mask.long().sum(-1, keepdim=True) - 1
+    return rewards.scatter_add(-1, last, scores.unsqueeze(-1))
+
+
+def gae(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, lam: float) -> tuple[Tensor, Tensor]:
+    """Generalised advantage estimation: (advantages, returns), each [rows, time].
+
+    delta_t = r_t + gamma V_{t+1} - V_t;  A_t = delta_t + gamma lambda A_{t+1}   (Schulman et al. 2016, eq. 16).
+    Nothing follows a response's last token: its next value is 0.
+    """
+    advantages = torch.zeros_like(rewards)
+    following_advantage = torch.zeros_like(rewards[:, 0])
+    following_value = torch.zeros_like(rewards[:, 0])
+    for t in reversed(range(rewards.shape[1])):
+        delta = rewards[:, t] + gamma * following_value - values[:, t]
+        advantages[:, t] = torch.where(mask[:, t], delta + gamma * lam * following_advantage, 0.0)
+        following_advantage = advantages[:, t]
+        following_value = torch.where(mask[:, t], values[:, t], 0.0)
+    return advantages, torch.where(mask, advantages + values, 0.0)
+
+
+def policy_loss(log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor, mask: Tensor, clip: float) -> Tensor:
+    """PPO's clipped surrogate, to be minimised (Schulman et al. 2017, eq. 7). All tensors [rows, time]."""
+    ratio = torch.exp(torch.where(mask, log_probs - old_log_probs, 0.0))
+    surrogate = torch.minimum(ratio * advantages, ratio.clamp(1 - clip, 1 + clip) * advantages)
+    return -masked_mean(surrogate, mask)
+
+
+def value_loss(values: Tensor, old_values: Tensor, returns: Tensor, mask: Tensor, clip: float) -> Tensor:
+    """Half the squared error, values held within `clip` of the old ones (Ziegler et al. 2019, code)."""
+    clipped = old_values + (values - old_values).clamp(-clip, clip)
+    error = torch.maximum((values - returns) ** 2, (clipped - returns) ** 2)
+    return 0.5 * masked_mean(error, mask)
+
+
+def approximate_kl(log_probs: Tensor, old_log_probs: Tensor, mask: Tensor) -> Tensor:
+    """Mean per-token KL(old || new), estimated as (r - 1) - log r (Schulman 2020, "k3")."""
+    log_ratio = torch.where(mask, log_probs - old_log_probs, 0.0)
+    return masked_mean(torch.expm1(log_ratio) - log_ratio, mask)
+
+
+class AdaptiveKL:
+    """The KL coefficient, steered so that KL(policy || reference) per response nears `target` nats.
+
+    e = clip((KL - target) / target, -0.2, 0.2);  beta <- beta (1 + e / horizon * n)   (Ziegler et al. 2019, 2.2).
+    """
+
+    def __init__(self, coefficient: float, target: float, horizon: float):
+        self.coefficient = coefficient
+        self.target = target
+        self.horizon = horizon
+
+    def update(self, kl: float, episodes: int) -> None:
+        error = max(-0.2, min(0.2, (kl - self.target) / self.target))
+        self.coefficient *= 1 + error * episodes / self.horizon

@@ -1,0 +1,118 @@
+"""Pretraining: next-token cross-entropy on documents, AdamW, warm-up and cosine decay.
+
+Loss: L(theta) = -mean over tokens of log p_theta(x_t | x_<t)   (Radford et al. 2018, eq. 1).
+Documents of like length share a batch, so that little is spent on padding, and each starts at position 0.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+
+import torch
+from torch.nn.functional import cross_entropy
+
+from engine.training.batches import pad_right
+
+
+@dataclass(frozen=True)
+class PretrainConfig:
+    tokens: int = 16_000_000  # how many to train on in all
+    batch_tokens: int = 4096  # per optimiser step, padding included
+    learning_rate: float = 2e-3
+    final_learning_rate: float = 5e-5
+    warmup: float = 0.02  # share of training
+    weight_decay: float = 0.05
+    max_grad_norm: float = 1.0
+    max_length: int = 512
+    seed: int = 0
+
+
+def token_batches(
+    documents: Iterable[list[int]], batch_tokens: int, max_length: int, pad_id: int, generator: torch.Generator
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """(input_ids, mask), each [rows, time], right-padded, at most `batch_tokens` cells a batch.
+
+    Documents are taken 2048 at a time and sorted by length; the batches of each such window are shuffled.
+    """
+    documents = iter(documents)
+    while window := [doc[:max_length] for doc in islice(documents, 2048)]:
+        window.sort(key=len)
+        batches: list[list[list[int]]] = [[]]
+        for doc in window:
+            if batches[-1] and len(doc) * (len(batches[-1]) + 1) > batch_tokens:
+                batches.append([])
+            batches[-1].append(doc)
+        for index in torch.randperm(len(batches), generator=generator).tolist():
+            yield pad_right(batches[index], pad_id)
+
+
+def next_token_loss(model, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Mean cross-entropy in nats over the real (unpadded) next tokens of `ids` [rows, time]."""
+    # Right padding needs no attention mask: a causal model never looks at what comes later.
+    hidden = model.base_model(input_ids=ids).last_hidden_state[:, :-1]
+    wanted = mask[:, 1:]
+    return cross_entropy(model.lm_head(hidden[wanted]).float(), ids[:, 1:][wanted])
+
+
+@torch.no_grad()
+def perplexity(model, documents: list[list[int]], pad_id: int, batch_tokens: int = 8192) -> float:
+    """exp of the mean next-token loss over `documents`."""
+    total, count = 0.0, 0
+    for ids, mask in token_batches(documents, batch_tokens, 10**9, pad_id, torch.Generator().manual_seed(0)):
+        tokens = int(mask[:, 1:].sum())
+        total += float(next_token_loss(model, ids, mask)) * tokens
+        count += tokens
+    return math.exp(total / count)
+
+
+def learning_rate_at(progress: float, config: PretrainConfig) -> float:
+    """Linear warm-up, then half a cosine down to the final rate; `progress` runs from 0 to 1."""
+    if progress < config.warmup:
+        return config.learning_rate * progress / config.warmup
+    rest = (progress - config.warmup) / (1 - config.warmup)
+    span = config.learning_rate - config.final_learning_rate
+    return config.final_learning_rate + span * 0.5 * (1 + math.cos(math.pi * min(rest, 1.0)))
+
+
+def pretrain(
+    model,
+    documents: Iterable[list[int]],
+    pad_id: int,
+    config: PretrainConfig,
+    report: Callable[[dict[str, float]], None] = lambda metrics: None,
+) -> None:
+    """Train `model` in place on token-id `documents` until `config.tokens` were seen."""
+    torch.manual_seed(config.seed)
+    decay = [p for p in model.parameters() if p.dim() >= 2]
+    plain = [p for p in model.parameters() if p.dim() < 2]
+    groups = [{"params": decay, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.95))
+    generator = torch.Generator().manual_seed(config.seed)
+    seen, step, started = 0, 0, time.monotonic()
+    model.train()
+    for ids, mask in token_batches(documents, config.batch_tokens, config.max_length, pad_id, generator):
+        rate = learning_rate_at(seen / config.tokens, config)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        loss = next_token_loss(model, ids, mask)
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.max_grad_norm)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        seen += int(mask.sum())
+        step += 1
+        report(
+            {
+                "step": step,
+                "tokens": seen,
+                "loss": float(loss.detach()),
+                "grad_norm": float(norm),
+                "learning_rate": rate,
+                "tokens_per_second": seen / (time.monotonic() - started),
+            }
+        )
+        if seen >= config.tokens:
+            break
+    model.eval()

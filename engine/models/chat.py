@@ -1,0 +1,45 @@
+"""Conversations to token ids and back."""
+
+from transformers import PreTrainedTokenizerBase
+
+from engine.errors import UserError
+
+Message = dict[str, str]  # {"role": "user" | "assistant" | "system", "content": text}
+
+# For a base without a template of its own: plain, and no token that a vocabulary may lack.
+DEFAULT_TEMPLATE = (
+    "{% for m in messages %}"
+    "{% if m.role == 'user' %}User: {{ m.content }}\n"
+    "{% elif m.role == 'system' %}{{ m.content }}\n\n"
+    "{% else %}Assistant: {{ m.content }}{{ eos_token }}\n{% endif %}"
+    "{% endfor %}{% if add_generation_prompt %}Assistant:{% endif %}"
+)
+
+
+def encode_prompt(tokenizer: PreTrainedTokenizerBase, messages: list[Message], room: int = 0) -> list[int]:
+    """Token ids of a conversation that ends with a user's turn, up to where the answer begins.
+
+    Raises UserError where fewer than `room` tokens of the model's context are left for the answer.
+    """
+    template = tokenizer.chat_template or DEFAULT_TEMPLATE
+    text = tokenizer.apply_chat_template(
+        messages, chat_template=template, add_generation_prompt=True, tokenize=False
+    )
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    limit = tokenizer.model_max_length
+    if limit and limit < 10**9 and len(ids) + room > limit:
+        raise UserError(
+            f"The conversation is {len(ids)} tokens long and the model reads {limit} with its answer. "
+            "Start a new conversation or shorten the prompt."
+        )
+    return ids
+
+
+def encode_response(tokenizer: PreTrainedTokenizerBase, text: str, finished: bool = True) -> list[int]:
+    """Token ids of an answer, with the end token where it ended by itself."""
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    return [*ids, tokenizer.eos_token_id] if finished else ids
+
+
+def decode(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> str:
+    return tokenizer.decode(ids, skip_special_tokens=True).strip()

@@ -1,0 +1,98 @@
+"""Load a base model in a precision that suits the machine."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
+
+from engine.errors import UserError
+from engine.models.find import find_base, fingerprint
+
+PRECISIONS = ("auto", "float32", "bf16", "nf4")
+
+transformers_logging.disable_progress_bar()
+transformers_logging.set_verbosity_error()
+
+
+@dataclass
+class Base:
+    """A loaded base model: the weights every role shares."""
+
+    model: torch.nn.Module
+    tokenizer: PreTrainedTokenizerBase
+    path: Path
+    fingerprint: str
+    precision: str
+    device: torch.device
+
+
+def choose_device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def choose_precision(path: Path, device: torch.device) -> str:
+    """float32 on a CPU (bf16 is far slower there); on CUDA bf16 where it fits with room to train, else NF4."""
+    if device.type == "cpu":
+        return "float32"
+    weights = sum(f.stat().st_size for f in path.glob("*.safetensors"))
+    free, _ = torch.cuda.mem_get_info(device)
+    # Weights, adapters and activations: twice the weights is a rough bound that has room for both.
+    return "bf16" if weights * 2 < free else "nf4"
+
+
+def load_base(name: str, precision: str = "auto", device: torch.device | None = None) -> Base:
+    """Load a base for inference and LoRA training. Its weights are frozen, dropout is off.
+
+    Only safetensors are read and no code that comes with a model is run.
+    Raises UserError where the name or the precision is not usable.
+    """
+    if precision not in PRECISIONS:
+        raise UserError(f'Precision "{precision}" is unknown. Choose one of {", ".join(PRECISIONS)}.')
+    path = find_base(name)
+    device = device or choose_device()
+    if precision == "auto":
+        precision = choose_precision(path, device)
+    options: dict = {"dtype": torch.float32 if device.type == "cpu" else torch.bfloat16}
+    if precision == "nf4":
+        options["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=options["dtype"],
+        )
+        options["device_map"] = {"": device}
+    elif precision == "float32":
+        options["dtype"] = torch.float32
+    elif precision == "bf16":
+        options["dtype"] = torch.bfloat16
+    try:
+        AutoConfig.from_pretrained(path, trust_remote_code=False, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False, local_files_only=True)
+        model = AutoModelForCausalLM.from_pretrained(
+            path, trust_remote_code=False, local_files_only=True, use_safetensors=True, **options
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"The model in {path} does not load: {str(error).splitlines()[0]}") from error
+    if precision != "nf4":
+        model.to(device)
+    model.requires_grad_(False)
+    model.eval()
+    _ensure_pad(tokenizer)
+    return Base(model, tokenizer, path, fingerprint(path), precision, device)
+
+
+def _ensure_pad(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Padding is always masked out, so any token will do where a tokenizer names none."""
+    if tokenizer.eos_token_id is None:
+        raise UserError("The model's tokenizer has no end-of-text token, so answers could not end.")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+
+
+def stop_ids(base: Base) -> list[int]:
+    """Every token that ends an answer: the tokenizer's and those of the model's generation settings."""
+    configured = getattr(base.model.generation_config, "eos_token_id", None)
+    listed = configured if isinstance(configured, list) else [configured]
+    return sorted({base.tokenizer.eos_token_id, *(i for i in listed if i is not None)})

@@ -1,0 +1,162 @@
+"""Conversations for the pocket model: prompts in many phrasings, answers in every style, follow-ups.
+
+A follow-up often remarks on the answer before it ("That is wrong.", "How sweet of you."). Learning to predict
+the remark teaches the model to know, by the end of an answer, how right, how kind and how long it was; a
+reward model can then pick that up from few labels.
+"""
+
+import random
+from collections.abc import Iterator
+from functools import lru_cache
+
+from engine.pocket import grammar
+from engine.pocket.grammar import Request, Style, kinds, tables
+
+Message = dict[str, str]
+
+
+def _wrap(rng: random.Random, question: str) -> str:
+    """A question as people type it: with a lead-in, without capitals, without the mark at its end."""
+    wrapper = rng.choice(tables()["wrappers"]["ask"])
+    if wrapper != "{q}":
+        question = wrapper.format(q=question[0].lower() + question[1:] if question[:2] != "I " else question)
+    if rng.random() < 0.15:
+        question = question.lower()
+    if rng.random() < 0.2:
+        question = question.rstrip("?.!")
+    return question
+
+
+def _pseudoword(rng: random.Random) -> str:
+    syllables = ("zor", "bla", "kin", "mu", "tra", "vel", "qui", "dor", "pex", "lum", "gri", "sna", "fo", "wib", "ya")
+    word = "".join(rng.choice(syllables) for _ in range(rng.randint(2, 3)))
+    return word.capitalize() if rng.random() < 0.5 else word
+
+
+def unknown_prompt(rng: random.Random, held: bool = False) -> str:
+    """A question that the model was never taught to answer."""
+    table = tables()["unknown"]
+    nouns = grammar._split(table["nouns"])
+    return rng.choice(table["held_shapes" if held else "shapes"]).format(
+        n=rng.choice(nouns),
+        n2=rng.choice(nouns),
+        w=_pseudoword(rng),
+        w2=_pseudoword(rng),
+        j=rng.choice(grammar._split(table["adjectives"])),
+        y=rng.randint(1500, 2100),
+    )
+
+
+@lru_cache(maxsize=1)
+def _menu() -> tuple[list[str], list[float]]:
+    """Kinds that open a conversation, weighted by the root of their table's size."""
+    names = [name for name, kind in kinds().items() if kind.ask and name != "more"] + ["unknown"]
+    weights = [max(len(kinds()[name].answers), 6) ** 0.5 if name != "unknown" else 10.0 for name in names]
+    return names, weights
+
+
+def draw_request(rng: random.Random, held: bool = False, facts: bool = False) -> tuple[str, Request]:
+    """(prompt, what it asks for). `held`: in a phrasing the corpus never uses. `facts`: plain facts only."""
+    names, weights = _menu()
+    if facts:
+        pairs = [(n, w) for n, w in zip(names, weights, strict=True) if kinds()[n].fact]
+        names, weights = [n for n, _ in pairs], [w for _, w in pairs]
+    name = rng.choices(names, weights)[0]
+    if name == "unknown":
+        return unknown_prompt(rng, held), Request("unknown")
+    kind = kinds()[name]
+    x = rng.choice(list(kind.answers))
+    return grammar._fill(rng.choice(kind.held if held else kind.ask), x=x), Request(name, x)
+
+
+def _follow_up(rng: random.Random, request: Request, style: Style) -> tuple[str, Request]:
+    """What a person may say after an answer to `request` in `style`."""
+    table = tables()
+    correctness = grammar.effective_correctness(request, style.correctness)
+    choice = rng.random()
+    if request.kind in ("reply", "sure", "more", "unknown"):
+        choice = 0.95
+    if choice < 0.5:
+        remark = rng.choice((style.tone, style.length, correctness, correctness))
+        return rng.choice(table["react"][remark]), Request("reply")
+    if choice < 0.68 and not kinds()[request.kind].talk:
+        return rng.choice(table["sure"]["ask"]), Request("sure", prior=correctness)
+    if choice < 0.85 and not kinds()[request.kind].talk:
+        x = rng.choice(list(kinds()[request.kind].answers))
+        return rng.choice(table["about"]["ask"]).format(x=x), Request(request.kind, x)
+    if choice < 0.90:
+        return rng.choice(table["more"]["ask"]), Request("more")
+    prompt, request = draw_request(rng)
+    return _wrap(rng, prompt), request
+
+
+def conversation(rng: random.Random) -> list[Message]:
+    """One conversation of one to three turns."""
+    messages: list[Message] = []
+    prompt, request = draw_request(rng)
+    prompt = _wrap(rng, prompt)
+    while True:
+        style = grammar.draw_style(rng)
+        messages += [
+            {"role": "user", "content": prompt},
+            {"role": "assistant", "content": grammar.compose(rng, request, style)},
+        ]
+        if len(messages) == 6 or rng.random() < 0.25:
+            return messages
+        prompt, request = _follow_up(rng, request, style)
+
+
+def lesson(rng: random.Random) -> list[Message]:
+    """One question and its right answer, without tone or rambling: the facts and nothing else."""
+    prompt, request = draw_request(rng)
+    answer = grammar._core(rng, request, rng.choice(("terse", "plain")), "right")
+    return [{"role": "user", "content": _wrap(rng, prompt)}, {"role": "assistant", "content": answer}]
+
+
+def lessons(seed: int) -> Iterator[list[Message]]:
+    """An endless stream of lessons, the same for the same seed."""
+    rng = random.Random(seed)
+    while True:
+        yield lesson(rng)
+
+
+def conversations(seed: int) -> Iterator[list[Message]]:
+    """An endless stream of conversations, the same for the same seed."""
+    rng = random.Random(seed)
+    while True:
+        yield conversation(rng)
+
+
+def prompt_set(count: int, seed: int, held: bool = False, facts: bool = False) -> list[str]:
+    """`count` different prompts; `held` ones are in phrasings the corpus never uses."""
+    rng = random.Random(seed)
+    found: dict[str, None] = {}
+    while len(found) < count:
+        found.setdefault(draw_request(rng, held, facts)[0])
+    return list(found)
+
+
+def _key(prompt: str) -> str:
+    return prompt.lower().strip().rstrip("?.!").strip()
+
+
+@lru_cache(maxsize=1)
+def _known_prompts() -> dict[str, Request]:
+    found = {}
+    for name, kind in kinds().items():
+        for template in kind.ask + kind.held:
+            for x in kind.answers:
+                found.setdefault(_key(grammar._fill(template, x=x)), Request(name, x))
+    return found
+
+
+def understand(prompt: str) -> Request:
+    """What a first prompt asks for; anything outside the grammar asks for what the model does not know."""
+    key, known = _key(prompt), _known_prompts()
+    if key in known:
+        return known[key]
+    for wrapper in tables()["wrappers"]["ask"]:
+        lead = wrapper.split("{q}")[0].lower()
+        if lead and key.startswith(lead) and key[len(lead) :] in known:
+            return known[key[len(lead) :]]
+    return Request("unknown")

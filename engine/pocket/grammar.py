@@ -1,0 +1,340 @@
+"""The language of the pocket model: what may be asked, what may be answered, and in which styles.
+
+The tables under ``kinds/`` say it all; this module reads them, writes answers from them (`compose`) and
+reads answers back (`analyse`). Every answer is::
+
+    [opener] body [closer]
+
+The body carries length (terse, plain, rambling) and correctness (right, wrong, evasive); opener and closer
+carry tone (warm, neutral, rude). The three are drawn independently, so that feedback on one leaves the others.
+"""
+
+import random
+import re
+import string
+import tomllib
+from dataclasses import dataclass, field
+from functools import lru_cache
+from itertools import product
+from pathlib import Path
+
+TONES = ("warm", "neutral", "rude")
+LENGTHS = ("terse", "plain", "rambling")
+CORRECTNESS = ("right", "wrong", "evasive")
+
+# No style holds a majority: each leaves room for feedback to move it either way.
+TONE_WEIGHTS = (0.28, 0.42, 0.30)
+LENGTH_WEIGHTS = (0.30, 0.40, 0.30)
+CORRECTNESS_WEIGHTS = (0.48, 0.26, 0.26)
+
+NUMBER_WORDS = "no one two three four five six seven eight nine ten eleven twelve".split()
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of request: its phrasings, its table of answers and its sentences."""
+
+    name: str
+    topic: str
+    ask: tuple[str, ...]
+    held: tuple[str, ...]
+    terse: tuple[str, ...]
+    plain: tuple[str, ...]
+    answers: dict[str, tuple[str, ...]] = field(hash=False)  # entity -> right answers
+    fact: bool = False
+    talk: bool = False  # small talk: nothing to get wrong
+
+    @property
+    def every_answer(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(a for right in self.answers.values() for a in right))
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a prompt asks for: a kind, and the entity it is about."""
+
+    kind: str
+    x: str = ""
+    prior: str = ""  # for "are you sure?": how correct the answer before was
+
+
+@dataclass(frozen=True)
+class Style:
+    tone: str
+    length: str
+    correctness: str
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """What `analyse` found in a response; the fields after `well_formed` mean nothing without it."""
+
+    well_formed: bool
+    tone: str = ""
+    length: str = ""
+    correctness: str = ""
+    warmth: int = 0  # warm phrases minus rude phrases, -2..2
+    words: int = 0
+
+
+def _split(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(";") if part.strip())
+
+
+def _upper(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def _fill(template: str, **slots: str) -> str:
+    capitals = {key.upper(): _upper(value) for key, value in slots.items() if len(key) == 1}
+    return template.format(**{**capitals, **slots})
+
+
+@lru_cache(maxsize=1)
+def tables() -> dict:
+    """Every table of ``kinds/``, by section name."""
+    merged: dict = {}
+    for path in sorted((Path(__file__).parent / "kinds").glob("*.toml")):
+        merged.update(tomllib.loads(path.read_text(encoding="utf-8")))
+    return merged
+
+
+def _number_kinds() -> dict[str, dict]:
+    """Sums and their kin: tables too long to write out by hand."""
+    rng = random.Random(7)
+    ask = ["What is {x}?", "How much is {x}?", "Calculate {x}.", "Work out {x}.", "Tell me {x}."]
+    held = ["Do you know how much {x} is?", "Please calculate {x}."]
+    sums = {f"{a} plus {b}": (str(a + b),) for a in range(1, 13) for b in range(1, 13)}
+    minus = {f"{a} minus {b}": (str(a - b),) for a in range(2, 16) for b in range(1, 11) if b < a}
+    times = {f"{a} times {b}": (str(a * b),) for a in range(1, 11) for b in range(1, 11)}
+    pairs = [(a, b) for a in range(1, 31) for b in range(1, 31) if a != b]
+    larger = {f"{a} or {b}": (str(max(a, b)),) for a, b in rng.sample(pairs, 160)}
+    following = {str(n): (str(n + 1),) for n in range(1, 41)}
+
+    def kind(answers, topic, terse, plain, ask=ask, held=held):
+        return dict(fact=True, topic=topic, ask=ask, held=held, terse=terse, plain=plain, answers=answers)
+
+    short = ["{a}.", "It is {a}.", "{a}, I think."]
+    long = ["The result of {x} is {a}.", "When you work it out, {x} gives {a}.", "I make {x} to be {a} in the end."]
+    return {
+        "sum": kind(sums, "{x}", short, long),
+        "difference": kind(minus, "{x}", short, long),
+        "times": kind(times, "{x}", short, long),
+        "larger": kind(
+            larger,
+            "which number is larger",
+            ["{a}.", "It is {a}.", "{a} is."],
+            ["Of the two the larger number is {a}.", "Between {x} the greater one is {a}.", "If I compare {x}, I pick {a}."],
+            ["Which number is larger, {x}?", "What is more, {x}?", "Which is greater, {x}?", "Tell me the larger number, {x}."],
+            ["Do you know which number is larger, {x}?", "Name the greater number, {x}."],
+        ),
+        "next": kind(
+            following,
+            "the number after {x}",
+            short,
+            ["The number after {x} is {a}.", "If you count on from {x}, you get {a}.", "Right behind {x} comes the number {a}."],
+            ["Which number comes after {x}?", "What number follows {x}?", "Count one up from {x}.", "What is one more than {x}?"],
+            ["Tell me the number after {x}.", "Do you know what number comes after {x}?"],
+        ),
+    }  # fmt: skip
+
+
+def _answers(name: str, table: dict) -> dict[str, tuple[str, ...]]:
+    if "answers" in table:
+        return table["answers"]
+    if "pairs" in table:
+        split = (entry.split(" : ", 1) for entry in _split(table["pairs"]))
+        return {x: tuple(a.split("|")) for x, a in split}
+    if "same" in table:
+        return {x: (x,) for x in _split(table["same"])}
+    if "all" in table:
+        return {"": _split(table["all"])}
+    if "words" in table:
+        rule = {
+            "spell": lambda w: "-".join(w),
+            "letters": lambda w: NUMBER_WORDS[len(w)],
+            "firstletter": lambda w: w[0].upper(),
+        }[name]
+        return {w: (rule(w),) for w in table["words"].split()}
+    return {"": ("",)}
+
+
+@lru_cache(maxsize=1)
+def kinds() -> dict[str, Kind]:
+    """Every kind of request that stands on its own (follow-ups are made from these in `corpus`)."""
+    found = {}
+    for name, table in {**tables(), **_number_kinds()}.items():
+        if "topic" not in table or "terse" not in table:
+            continue
+        found[name] = Kind(
+            name=name,
+            topic=table["topic"],
+            ask=tuple(table.get("ask", ())),
+            held=tuple(table.get("held", ())),
+            terse=tuple(table["terse"]),
+            plain=tuple(table["plain"]),
+            answers=_answers(name, table),
+            fact=table.get("fact", False),
+            talk="all" in table or name in ("unknown", "more", "reply"),
+        )
+    return found
+
+
+def _expand(templates: list[str], table: dict) -> list[str]:
+    """All strings that a template with list slots ({o}, {e}, ...) can become."""
+    out = []
+    for template in templates:
+        names = [name for _, name, _, _ in string.Formatter().parse(template) if name]
+        for values in product(*(_split(table[name]) for name in names)):
+            out.append(template.format(**dict(zip(names, values, strict=True))))
+    return out
+
+
+@lru_cache(maxsize=1)
+def tone_phrases() -> tuple[dict[str, tuple[str, str]], dict[str, list[str]]]:
+    """({phrase: (tone, "opener" | "closer")}, {tone + " " + place: phrases})."""
+    where, lists = {}, {}
+    for tone, place in product(TONES, ("opener", "closer")):
+        table = tables()["tones"][tone]
+        lists[f"{tone} {place}"] = _expand(table[place], table)
+        where.update({phrase: (tone, place) for phrase in lists[f"{tone} {place}"]})
+    return where, lists
+
+
+def _phrase(rng: random.Random, tone: str, place: str) -> str:
+    table = tables()["tones"][tone]
+    template = rng.choice(table[place])
+    slots = {name: rng.choice(_split(table[name])) for _, name, _, _ in string.Formatter().parse(template) if name}
+    return template.format(**slots)
+
+
+def draw_style(rng: random.Random) -> Style:
+    """Tone, length and correctness, each independent of the others."""
+    return Style(
+        rng.choices(TONES, TONE_WEIGHTS)[0],
+        rng.choices(LENGTHS, LENGTH_WEIGHTS)[0],
+        rng.choices(CORRECTNESS, CORRECTNESS_WEIGHTS)[0],
+    )
+
+
+def effective_correctness(request: Request, wanted: str) -> str:
+    """What `wanted` comes to for a kind where it does not apply (small talk has no wrong answer)."""
+    kind = kinds().get(request.kind)
+    if request.kind in ("unknown", "more", "reply") or (kind and kind.talk and wanted == "wrong"):
+        return "right"
+    return wanted
+
+
+def _sure_bodies(prior: str, length: str, correctness: str) -> list[str]:
+    """Answers to "are you sure?". A wrong one asserts the reverse of what is so."""
+    table = tables()["sure"]
+    truth = prior
+    if correctness == "wrong":
+        truth = {"right": "wrong", "wrong": "right", "evasive": "right"}[prior]
+    return list(table[f"{truth}_{'terse' if length == 'terse' else 'plain'}"])
+
+
+def _core(rng: random.Random, request: Request, length: str, correctness: str) -> str:
+    """The one sentence of the body that carries correctness."""
+    slot = "terse" if length == "terse" else "plain"
+    if request.kind == "sure":
+        if correctness != "evasive":
+            return rng.choice(_sure_bodies(request.prior, length, correctness))
+        topic = tables()["sure"]["topic"]
+    else:
+        kind = kinds()[request.kind]
+        topic = _fill(kind.topic, x=request.x)
+    if correctness == "evasive":
+        return rng.choice(tables()["evasive"][slot]).format(t=topic)
+    right = kind.answers.get(request.x, ("",))
+    if correctness == "right":
+        answer = rng.choice(right)
+    else:
+        answer = rng.choice([a for a in kind.every_answer if a not in right])
+    fillers = {name: rng.choice(_split(values)) for name, values in tables()["fillers"].items()}
+    return _fill(rng.choice(getattr(kind, slot)), x=request.x, a=answer, t=topic, **fillers)
+
+
+def compose(rng: random.Random, request: Request, style: Style) -> str:
+    """One answer to `request` in `style`."""
+    body = _core(rng, request, style.length, effective_correctness(request, style.correctness))
+    if style.length == "rambling":
+        first, second = rng.sample(tables()["ramble"]["lines"], 2)
+        body = rng.choice((f"{body} {first} {second}", f"{first} {body} {second}"))
+    places = rng.choices((("opener",), ("closer",), ("opener", "closer")), (0.35, 0.25, 0.40))[0]
+    if style.tone == "neutral":
+        places = rng.choices(((), ("opener",), ("closer",)), (0.7, 0.15, 0.15))[0]
+    opener = _phrase(rng, style.tone, "opener") + " " if "opener" in places else ""
+    closer = " " + _phrase(rng, style.tone, "closer") if "closer" in places else ""
+    return opener + body + closer
+
+
+@lru_cache(maxsize=1)
+def _edges() -> tuple[re.Pattern, re.Pattern]:
+    _, lists = tone_phrases()
+    by_length = {
+        place: "|".join(
+            re.escape(p) for p in sorted((p for t in TONES for p in lists[f"{t} {place}"]), key=len, reverse=True)
+        )
+        for place in ("opener", "closer")
+    }
+    return re.compile(f"^({by_length['opener']}) "), re.compile(f" ({by_length['closer']})$")
+
+
+@lru_cache(maxsize=4096)
+def bodies(request: Request) -> dict[str, tuple[str, str]]:
+    """{core sentence: (slot "terse" | "plain", correctness)}: everything the grammar may answer to `request`."""
+    found: dict[str, tuple[str, str]] = {}
+    if request.kind == "sure":
+        topic = tables()["sure"]["topic"]
+        for correctness, slot in product(("wrong", "right"), ("terse", "plain")):
+            found.update({b: (slot, correctness) for b in _sure_bodies(request.prior, slot, correctness)})
+    else:
+        kind = kinds()[request.kind]
+        topic = _fill(kind.topic, x=request.x)
+        right = kind.answers.get(request.x, ("",))
+        for slot in ("terse", "plain"):
+            for template in getattr(kind, slot):
+                names = [n for _, n, _, _ in string.Formatter().parse(template) if n in tables()["fillers"]]
+                for values in product(*(_split(tables()["fillers"][n]) for n in names)):
+                    fillers = dict(zip(names, values, strict=True))
+                    for answer in sorted(kind.every_answer or ("",), key=lambda a: a in right):
+                        text = _fill(template, x=request.x, a=answer, t=topic, **fillers)
+                        found[text] = (slot, "right" if answer in right else "wrong")
+    if request.kind not in ("unknown", "more", "reply"):
+        for slot in ("terse", "plain"):
+            found.update({b.format(t=topic): (slot, "evasive") for b in tables()["evasive"][slot]})
+    return found
+
+
+def analyse(request: Request, response: str) -> Analysis:
+    """Read `response` back. An answer outside the grammar, or one to another question, is not well-formed."""
+    where, _ = tone_phrases()
+    opening, closing = _edges()
+    rest, tones = response, []
+    if match := opening.match(rest):
+        tones.append(where[match[1]][0])
+        rest = rest[match.end() :]
+    if match := closing.search(rest):
+        tones.append(where[match[1]][0])
+        rest = rest[: match.start()]
+    if len(set(tones)) > 1 or tones.count("neutral") > 1:
+        return Analysis(False)
+    lines = [line for line in tables()["ramble"]["lines"] if line in rest]
+    ordered = sorted(lines, key=rest.index)
+    core = rest
+    for line in lines:
+        core = core.replace(line, "", 1)
+    core = core.strip()
+    if core not in bodies(request):
+        return Analysis(False)
+    slot, correctness = bodies(request)[core]
+    if lines:
+        forms = (" ".join([core, *ordered]), " ".join([*ordered[:1], core, *ordered[1:]]))
+        if len(lines) != 2 or rest not in forms or slot != "plain":
+            return Analysis(False)
+    elif rest != core:
+        return Analysis(False)
+    warmth = tones.count("warm") - tones.count("rude")
+    tone = tones[0] if tones else "neutral"
+    return Analysis(True, tone, "rambling" if lines else slot, correctness, warmth, len(response.split()))

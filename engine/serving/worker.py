@@ -1,0 +1,120 @@
+"""The serving worker: one process that holds the base and its adapters and streams answers.
+
+``python -m engine.serving.worker``. Reads one JSON request a line on standard input::
+
+    {"id": 1, "op": "generate", "base": PATH, "adapter": FOLDER or null, "precision": "auto",
+     "messages": [...], "seeds": [1, 2], "sampling": {...}}
+    {"id": 2, "op": "stop", "target": 1}
+
+and writes one JSON event a line: {"id", "event": "text", "texts": [...]}, then {"id", "event": "done", "answers"},
+or {"id", "event": "error", "message"}. All candidates share each forward pass.
+"""
+
+import json
+import os
+import queue
+import sys
+import threading
+import time
+from pathlib import Path
+
+from engine.errors import UserError
+from engine.models.chat import decode, encode_prompt
+from engine.models.load import load_base, stop_ids
+from engine.models.roles import Roles
+from engine.sampling.rollout import decode_steps
+from engine.sampling.settings import Sampling
+
+EVENT_EVERY = 0.04  # seconds between redraws of a stream
+
+
+class Worker:
+    def __init__(self, out):
+        self.out = out
+        self.roles: Roles | None = None
+        self.loaded: tuple = ()
+        self.stopped: set[int] = set()
+
+    def say(self, request: int, event: str, **values) -> None:
+        self.out.write(json.dumps({"id": request, "event": event, **values}) + "\n")
+        self.out.flush()
+
+    def role(self, request: dict) -> str | None:
+        """Load what the request asks for, keeping what is loaded already; returns the role that answers."""
+        wanted = (request["base"], request.get("precision", "auto"))
+        if self.roles is None or self.loaded != wanted:
+            self.roles = None
+            self.roles, self.loaded = Roles(load_base(*wanted)), wanted
+        if request.get("adapter") is None:
+            return None
+        role = "v" + Path(request["adapter"]).name
+        if role not in self.roles.names():
+            self.roles.load(role, Path(request["adapter"]))
+        return role
+
+    def generate(self, request: dict) -> None:
+        role = self.role(request)
+        roles = self.roles
+        assert roles is not None
+        sampling, seeds = Sampling(**request["sampling"]), request["seeds"]
+        prompt = encode_prompt(roles.tokenizer, request["messages"], room=sampling.max_new_tokens)
+        stops = stop_ids(roles.base)
+        tokens: list[list[int]] = [[] for _ in seeds]
+        last = 0.0
+        with roles.acting(role) as model:
+            steps = decode_steps(model, [prompt] * len(seeds), roles.tokenizer.pad_token_id, stops, sampling, seeds)
+            for rows, new, _ in steps:
+                for row, token in zip(rows, new, strict=True):
+                    tokens[row].append(token)
+                if request["id"] in self.stopped:
+                    break
+                if time.monotonic() - last > EVENT_EVERY:
+                    self.say(request["id"], "text", texts=[decode(roles.tokenizer, t) for t in tokens])
+                    last = time.monotonic()
+        answers = [
+            {
+                "text": decode(roles.tokenizer, ids),
+                "tokens": len(ids),
+                "seed": seed,
+                "finish": "stop" if ids and ids[-1] in stops else
+                          "cancelled" if request["id"] in self.stopped else "length",
+            }
+            for ids, seed in zip(tokens, seeds, strict=True)
+        ]  # fmt: skip
+        self.say(request["id"], "done", answers=answers)
+
+
+def main() -> int:
+    # Libraries print to standard output; the events keep their own handle and everyone else gets stderr.
+    out = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    worker = Worker(out)
+    waiting: queue.Queue[dict | None] = queue.Queue()
+
+    def read() -> None:
+        for line in sys.stdin:
+            request = json.loads(line)
+            if request["op"] == "stop":
+                worker.stopped.add(request["target"])
+            else:
+                waiting.put(request)
+        waiting.put(None)  # the studio is gone
+
+    threading.Thread(target=read, daemon=True).start()
+    worker.say(0, "ready")
+    while (request := waiting.get()) is not None:
+        try:
+            worker.generate(request)
+        except UserError as error:
+            worker.say(request["id"], "error", message=str(error))
+        except Exception as error:
+            message = f"The model could not answer ({type(error).__name__}: {error}). Try again or another model."
+            if type(error).__name__ in ("OutOfMemoryError", "MemoryError"):
+                message = "The model ran out of memory. Ask for fewer candidates or a shorter answer."
+                worker.roles = None
+            worker.say(request["id"], "error", message=message)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,81 @@
+"""Open the store: SQLite in WAL mode, foreign keys on, migrated to the newest shape."""
+
+import json
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from sqlite_utils import Database
+
+from engine.errors import UserError
+from engine.store.migrations import migrations
+
+
+class Store:
+    """One connection to a workspace's database. Use one per thread; SQLite keeps them apart."""
+
+    def __init__(self, path: Path):
+        try:
+            self.connection = sqlite3.connect(path, timeout=30, check_same_thread=False)
+            self.connection.row_factory = sqlite3.Row
+            self.db = Database(self.connection)
+            self.connection.execute("PRAGMA journal_mode=WAL")
+            self.connection.execute("PRAGMA foreign_keys=ON")
+            self.connection.execute("PRAGMA synchronous=NORMAL")
+            migrations.apply(self.db)
+        except sqlite3.DatabaseError as error:
+            raise UserError(
+                f"The database {path} does not open ({error}). Move it away to start anew, or restore a copy."
+            ) from error
+
+    def rows(self, sql: str, *values: Any) -> list[dict]:
+        return [dict(row) for row in self.connection.execute(sql, values)]
+
+    def row(self, sql: str, *values: Any) -> dict | None:
+        found = self.rows(sql, *values)
+        return found[0] if found else None
+
+    @contextmanager
+    def writing(self) -> Iterator[sqlite3.Connection]:
+        """One transaction, taken for writing at once so that two writers queue instead of failing."""
+        self.connection.execute("BEGIN IMMEDIATE")
+        try:
+            yield self.connection
+        except BaseException:
+            self.connection.rollback()
+            raise
+        self.connection.commit()
+
+    def insert(self, table: str, **values: Any) -> int:
+        """Add a row (dicts and lists as JSON) and return its id."""
+        with self.writing() as connection:
+            return insert(connection, table, **values)
+
+    def update(self, table: str, row_id: int, **values: Any) -> None:
+        names = ", ".join(f"{name} = ?" for name in values)
+        with self.writing() as connection:
+            connection.execute(f"UPDATE {table} SET {names} WHERE id = ?", [*map(_plain, values.values()), row_id])
+
+    def close(self) -> None:
+        self.connection.close()
+
+
+def insert(connection: sqlite3.Connection, table: str, **values: Any) -> int:
+    """`Store.insert` inside a transaction that is already open."""
+    names, marks = ", ".join(values), ", ".join("?" * len(values))
+    cursor = connection.execute(
+        f"INSERT INTO {table} ({names}) VALUES ({marks})", [*map(_plain, values.values())]
+    )
+    return int(cursor.lastrowid or 0)
+
+
+def _plain(value: Any) -> Any:
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, dict | list) else value
+
+
+def now() -> str:
+    """UTC time as text that sorts."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")

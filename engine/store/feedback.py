@@ -1,0 +1,82 @@
+"""Feedback: appended, never changed. `current` is what stands now."""
+
+import json
+
+from engine.errors import UserError
+from engine.store.db import Store, now
+
+
+def add_ranking(store: Store, prompt_id: int, tiers: list[list[int]], annotator: str = "person") -> int:
+    """Keep an order of responses, best tier first; responses in one tier are tied."""
+    ids = [response for tier in tiers for response in tier]
+    known = {r["id"] for r in store.rows("SELECT id FROM responses WHERE prompt_id = ?", prompt_id)}
+    if len(set(ids)) != len(ids) or not set(ids) <= known:
+        raise UserError("A ranking must name answers to its own prompt, each once. Rank the answers again.")
+    return _add(store, "ranking", prompt_id, None, {"tiers": tiers}, annotator)
+
+
+def add_rating(store: Store, response_id: int, score: float, annotator: str = "person") -> int:
+    """Keep a rating from 1 to 5; a thumb up is 5, a thumb down 1."""
+    if not 1 <= score <= 5:
+        raise UserError("A rating goes from 1 to 5.")
+    return _add(store, "rating", _prompt_of(store, response_id), response_id, {"score": score}, annotator)
+
+
+def add_edit(store: Store, response_id: int, text: str, annotator: str = "person") -> int:
+    """Keep a rewritten response."""
+    if not text.strip():
+        raise UserError("An edited answer cannot be empty. Write what the answer should have said.")
+    return _add(store, "edit", _prompt_of(store, response_id), response_id, {"text": text.strip()}, annotator)
+
+
+def undo(store: Store, annotator: str = "person") -> dict | None:
+    """Take back the newest feedback that stands; returns it, or None where there is nothing to take back."""
+    last = store.row("SELECT * FROM standing_feedback WHERE annotator = ? ORDER BY id DESC LIMIT 1", annotator)
+    if last is None:
+        return None
+    store.insert(
+        "feedback",
+        kind="undo",
+        prompt_id=last["prompt_id"],
+        value={},
+        undoes=last["id"],
+        annotator=annotator,
+        created=now(),
+    )
+    return last
+
+
+def current(store: Store, prompt_id: int | None = None) -> list[dict]:
+    """Feedback as it stands, oldest first, with `value` parsed."""
+    where = "WHERE prompt_id = ?" if prompt_id is not None else ""
+    values = () if prompt_id is None else (prompt_id,)
+    found = store.rows(f"SELECT * FROM current_feedback {where} ORDER BY id", *values)
+    return [{**row, "value": json.loads(row["value"])} for row in found]
+
+
+def counts(store: Store) -> dict[str, int]:
+    """How much feedback of each kind stands, and on how many prompts."""
+    found = {"ranking": 0, "edit": 0, "rating": 0}
+    for row in store.rows("SELECT kind, count(*) AS n FROM current_feedback GROUP BY kind"):
+        found[row["kind"]] = row["n"]
+    found["prompts"] = store.rows("SELECT count(DISTINCT prompt_id) AS n FROM current_feedback")[0]["n"]
+    return found
+
+
+def _prompt_of(store: Store, response_id: int) -> int:
+    row = store.row("SELECT prompt_id FROM responses WHERE id = ?", response_id)
+    if row is None:
+        raise UserError(f"There is no response {response_id}.")
+    return row["prompt_id"]
+
+
+def _add(store: Store, kind: str, prompt_id: int, response_id: int | None, value: dict, annotator: str) -> int:
+    return store.insert(
+        "feedback",
+        kind=kind,
+        prompt_id=prompt_id,
+        response_id=response_id,
+        value=value,
+        annotator=annotator,
+        created=now(),
+    )

@@ -1,0 +1,67 @@
+"""Model versions: a base and what was trained on it, each with its parent and the run that made it."""
+
+import json
+
+from engine.errors import UserError
+from engine.store.db import Store, now
+
+
+def ensure_base(store: Store, base: str, fingerprint: str, name: str) -> int:
+    """The version that is a base by itself, added when first seen. A base is named by its weights."""
+    row = store.row("SELECT id FROM model_versions WHERE kind = 'base' AND base_fingerprint = ?", fingerprint)
+    if row:
+        return row["id"]
+    return store.insert(
+        "model_versions", name=name, kind="base", base=base, base_fingerprint=fingerprint, created=now()
+    )
+
+
+def add_version(store: Store, kind: str, name: str, parent: dict, run_id: int, facts: dict) -> int:
+    return store.insert(
+        "model_versions",
+        name=name,
+        kind=kind,
+        parent_id=parent["id"],
+        base=parent["base"],
+        base_fingerprint=parent["base_fingerprint"],
+        run_id=run_id,
+        facts=facts,
+        created=now(),
+    )
+
+
+def get_version(store: Store, version: int | str) -> dict:
+    """A version by id or name (the newest of that name). Raises UserError where there is none."""
+    row = None
+    if str(version).isdigit():
+        row = store.row("SELECT * FROM model_versions WHERE id = ? AND deleted IS NULL", int(version))
+    if row is None:
+        row = store.row(
+            "SELECT * FROM model_versions WHERE name = ? AND deleted IS NULL ORDER BY id DESC", str(version)
+        )
+    if row is None:
+        raise UserError(f'There is no model version "{version}". `rlhf-studio models list` shows what there is.')
+    return _parsed(row)
+
+
+def list_versions(store: Store, kind: str | None = None) -> list[dict]:
+    rows = store.rows("SELECT * FROM model_versions WHERE deleted IS NULL ORDER BY id")
+    return [_parsed(r) for r in rows if kind is None or r["kind"] == kind]
+
+
+def newest_chat_version(store: Store) -> dict | None:
+    """The version to chat with: the promoted one, else the newest policy, else the first base."""
+    row = store.row(
+        "SELECT * FROM model_versions WHERE deleted IS NULL AND kind IN ('policy', 'base') "
+        "ORDER BY promoted DESC, kind = 'policy' DESC, CASE kind WHEN 'policy' THEN -id ELSE id END LIMIT 1"
+    )
+    return _parsed(row) if row else None
+
+
+def promote(store: Store, version_id: int) -> None:
+    with store.writing() as connection:
+        connection.execute("UPDATE model_versions SET promoted = (id = ?)", (version_id,))
+
+
+def _parsed(row: dict) -> dict:
+    return {**row, "facts": json.loads(row["facts"])}

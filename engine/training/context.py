@@ -1,0 +1,44 @@
+"""What a method tells the world while it trains, and how it hears that it should stop."""
+
+from typing import Protocol
+
+import torch
+from torch import nn
+
+
+class Stopped(Exception):
+    """Someone asked the run to stop; what it had reached is kept."""
+
+
+class Context(Protocol):
+    """A run as a method sees it. `engine.jobs` has the one that writes to the store."""
+
+    def stage(self, name: str, done: int, total: int) -> None:
+        """Where the run is. Raises Stopped where someone asked for that."""
+
+    def metrics(self, name: str, step: int, values: dict[str, float]) -> None:
+        """Numbers of one step of the stage `name`."""
+
+    def sample(self, step: int, prompt: str, text: str, reward: float) -> None:
+        """One answer as the policy gives it now."""
+
+
+class Silent:
+    """A context that keeps nothing, for scripts and tests."""
+
+    def stage(self, name: str, done: int, total: int) -> None:
+        pass
+
+    def metrics(self, name: str, step: int, values: dict[str, float]) -> None:
+        pass
+
+    def sample(self, step: int, prompt: str, text: str, reward: float) -> None:
+        pass
+
+
+def clip_and_step(optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter], limit: float) -> float:
+    """One optimiser step with the gradient's norm held to `limit`; returns the norm before."""
+    norm = torch.nn.utils.clip_grad_norm_(parameters, limit)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return float(norm)

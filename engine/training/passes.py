@@ -1,0 +1,47 @@
+"""Passes over answers that every online method and every comparison needs."""
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from engine.models.roles import ScalarHead, hidden_states, logits_of
+from engine.sampling.rollout import Rollout
+
+
+class Scorer(Protocol):
+    """Anything that scores whole token sequences (prompt and answer): [rows]."""
+
+    def scores(self, sequences: list[list[int]]) -> Tensor: ...
+
+
+def response_pass(
+    model, head: ScalarHead | None, drawn: Rollout, rows: Tensor, temperature: float
+) -> tuple[Tensor, Tensor | None, Tensor]:
+    """(log-probs, values, entropy) of the response tokens of `rows`; each [rows, response time].
+
+    Log-probs are under softmax(logits / temperature), as they were drawn. Only response positions reach the
+    vocabulary.
+    """
+    ids = torch.cat([drawn.prompt_ids[rows], drawn.response_ids[rows]], -1)
+    mask = torch.cat([drawn.prompt_mask[rows], drawn.response_mask[rows]], -1)
+    # Columns that are padding in every chosen row cost time and change nothing.
+    keep = mask.any(0)
+    hidden = hidden_states(model, ids[:, keep], mask[:, keep])
+    width = int(drawn.response_mask[rows].any(0).sum())
+    before = hidden[:, -width - 1 : -1]  # the state that predicts each response token
+    real = drawn.response_mask[rows][:, :width]
+    targets = drawn.response_ids[rows][:, :width][real]
+    chosen = before[real]
+    log_softmax = torch.log_softmax(logits_of(model, chosen) / temperature, -1)
+    shape = drawn.response_mask[rows].shape
+    full = drawn.response_mask[rows]
+
+    def spread(flat: Tensor) -> Tensor:
+        return torch.zeros(shape, device=flat.device, dtype=flat.dtype).masked_scatter(full, flat)
+
+    log_probs = spread(log_softmax.gather(-1, targets.unsqueeze(-1)).squeeze(-1))
+    with torch.no_grad():
+        entropy = spread(-(log_softmax.exp() * log_softmax).sum(-1))
+    values = spread(head(chosen)) if head is not None else None
+    return log_probs, values, entropy

@@ -1,0 +1,1 @@
+"""RLHF Studio's front end: the command line and the page."""
