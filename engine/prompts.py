@@ -18,5 +18,7 @@ def load_prompts(name: str) -> list[str]:
         lines = file.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError):
         sets = ", ".join(sorted(f.stem for f in FOLDER.glob("*.txt")))
-        raise UserError(f'There is no prompt set "{name}". Choose {sets}, or a text file with one prompt a line.') from None
+        raise UserError(
+            f'There is no prompt set "{name}". Choose {sets}, or a text file with one prompt a line.'
+        ) from None
     return [line.strip() for line in lines if line.strip()]

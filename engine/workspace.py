@@ -1,9 +1,9 @@
 """Where things lie on disk: one folder holds the database, the model versions and the runs.
 
-    workspace/
-      studio.db      SQLite, readable with any SQLite tool
-      models/        one folder a model version: adapter, head, studio.json
-      runs/          one folder a run: log.txt, checkpoints
+workspace/
+  studio.db      SQLite, readable with any SQLite tool
+  models/        one folder a model version: adapter, head, studio.json
+  runs/          one folder a run: log.txt, checkpoints
 """
 
 import os

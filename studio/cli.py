@@ -54,7 +54,9 @@ def _version(store, base: str | None) -> dict:
     except engine.UserError:
         path = engine.find_base(base)
     name = "pocket" if base == "pocket" else path.name
-    return engine.versions.get_version(store, engine.versions.ensure_base(store, str(path), engine.fingerprint(path), name))
+    return engine.versions.get_version(
+        store, engine.versions.ensure_base(store, str(path), engine.fingerprint(path), name)
+    )
 
 
 @click.group(cls=Friendly, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})

@@ -27,7 +27,9 @@ class Item:
 
 
 @torch.no_grad()
-def log_prob_of(roles: Roles, role: str | None, answers: list[Answer], temperature: float, batch: int = 32) -> list[float]:
+def log_prob_of(
+    roles: Roles, role: str | None, answers: list[Answer], temperature: float, batch: int = 32
+) -> list[float]:
     """log p(answer | prompt) in nats, one an answer, under `role`."""
     pad, device = roles.tokenizer.pad_token_id, roles.base.device
     totals: list[float] = []

@@ -120,9 +120,7 @@ def _ppo(job: Job, roles: Roles, start: str | None, reward: RewardModel) -> dict
     stopped = None
     figures: dict = {}
     try:
-        figures = train_ppo(
-            roles, reward, training_prompts(job), job.config.ppo, start, job.context, checkpoints
-        )
+        figures = train_ppo(roles, reward, training_prompts(job), job.config.ppo, start, job.context, checkpoints)
     except Stopped as stop:
         if not (checkpoints / "ppo.pt").is_file():
             raise  # nothing learned yet that would be worth a version

@@ -59,9 +59,7 @@ def collect(
     mask = drawn.response_mask
     rewards = losses.token_rewards(scores, drawn.log_probs, reference_log_probs, mask, kl_coefficient)
     advantages, returns = losses.gae(rewards, values, mask, config.gamma, config.lam)
-    return Batch(
-        drawn, reference_log_probs, values, scores, losses.masked_whiten(advantages, mask), returns
-    )
+    return Batch(drawn, reference_log_probs, values, scores, losses.masked_whiten(advantages, mask), returns)
 
 
 def optimise(
@@ -166,9 +164,7 @@ def train_ppo(
             roles, reference, head, scorer, [prompts[i] for i in chosen], seeds, controller.coefficient, config
         )
         drawn = batch.rollout
-        kl = float(
-            torch.where(drawn.response_mask, drawn.log_probs - batch.reference_log_probs, 0.0).sum(-1).mean()
-        )
+        kl = float(torch.where(drawn.response_mask, drawn.log_probs - batch.reference_log_probs, 0.0).sum(-1).mean())
         figures = optimise(roles, head, batch, optimizer, config, rng.randrange(2**31))
         figures |= {
             "reward": float(batch.scores.mean()),

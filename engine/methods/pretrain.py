@@ -18,10 +18,10 @@ from engine.training.batches import pad_right
 
 @dataclass(frozen=True)
 class PretrainConfig:
-    tokens: int = 16_000_000  # how many to train on in all
-    batch_tokens: int = 4096  # per optimiser step, padding included
-    learning_rate: float = 2e-3
-    final_learning_rate: float = 5e-5
+    tokens: int = 15_000_000  # how many to train on in all
+    batch_tokens: int = 2048  # per optimiser step, padding included
+    learning_rate: float = 1.5e-3
+    final_learning_rate: float = 1e-5
     warmup: float = 0.02  # share of training
     weight_decay: float = 0.05
     max_grad_norm: float = 1.0

@@ -22,9 +22,7 @@ def encode_prompt(tokenizer: PreTrainedTokenizerBase, messages: list[Message], r
     Raises UserError where fewer than `room` tokens of the model's context are left for the answer.
     """
     template = tokenizer.chat_template or DEFAULT_TEMPLATE
-    text = tokenizer.apply_chat_template(
-        messages, chat_template=template, add_generation_prompt=True, tokenize=False
-    )
+    text = tokenizer.apply_chat_template(messages, chat_template=template, add_generation_prompt=True, tokenize=False)
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
     limit = tokenizer.model_max_length
     if limit and limit < 10**9 and len(ids) + room > limit:

@@ -18,7 +18,7 @@ from engine.pocket import corpus
 
 POCKET = Path(__file__).parents[2] / "assets" / "pocket"
 
-LESSONS = 0.4  # share of the tokens that are lessons
+LESSONS = 0.35  # share of the tokens that are lessons
 
 SPECIAL = ["<|pad|>", "<|end|>", "<|user|>", "<|assistant|>"]
 CHAT_TEMPLATE = (

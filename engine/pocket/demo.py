@@ -52,7 +52,13 @@ def _label(store: Store, roles: Roles, version: int, annotator: SimulatedAnnotat
 
 
 def _held_out_accuracy(
-    workspace: Workspace, store: Store, roles: Roles, version: int, annotator: SimulatedAnnotator, config: dict, seed: int
+    workspace: Workspace,
+    store: Store,
+    roles: Roles,
+    version: int,
+    annotator: SimulatedAnnotator,
+    config: dict,
+    seed: int,
 ) -> float:
     """Share of untied pairs that the reward model orders as the annotator does, on prompts it never saw."""
     prompts = load_prompts("everyday-test")[-CHECKED:]
@@ -108,7 +114,9 @@ def run_demo(
     config = parse_settings([f"compare.prompts={COMPARED}", f"seed={seed}", *assignments])
     store = Store(workspace.database)
     if feedback.counts(store)["prompts"]:
-        raise UserError(f"{workspace.folder} already holds feedback. Give the demo a folder of its own with --workspace.")
+        raise UserError(
+            f"{workspace.folder} already holds feedback. Give the demo a folder of its own with --workspace."
+        )
     started = time.monotonic()
     base = load_base("pocket", config["precision"])
     roles = Roles(base)

@@ -13,8 +13,9 @@ import random
 import re
 import string
 import tomllib
+from collections import Counter
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from itertools import product
 from pathlib import Path
 
@@ -44,9 +45,19 @@ class Kind:
     fact: bool = False
     talk: bool = False  # small talk: nothing to get wrong
 
-    @property
+    @cached_property
     def every_answer(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(a for right in self.answers.values() for a in right))
+
+    @cached_property
+    def misconceptions(self) -> tuple[str, ...]:
+        """What people who are wrong say: the kind's few most common answers, whatever was asked.
+
+        As with people, mistakes are not spread evenly. A model this small also cannot spread a quarter of its
+        probability evenly over thirty answers without spilling some onto nonsense.
+        """
+        common = Counter(a for right in self.answers.values() for a in right).most_common(4)
+        return tuple(answer for answer, _ in common)
 
 
 @dataclass(frozen=True)
@@ -104,12 +115,12 @@ def _number_kinds() -> dict[str, dict]:
     rng = random.Random(7)
     ask = ["What is {x}?", "How much is {x}?", "Calculate {x}.", "Work out {x}.", "Tell me {x}."]
     held = ["Do you know how much {x} is?", "Please calculate {x}."]
-    sums = {f"{a} plus {b}": (str(a + b),) for a in range(1, 13) for b in range(1, 13)}
-    minus = {f"{a} minus {b}": (str(a - b),) for a in range(2, 16) for b in range(1, 11) if b < a}
-    times = {f"{a} times {b}": (str(a * b),) for a in range(1, 11) for b in range(1, 11)}
-    pairs = [(a, b) for a in range(1, 31) for b in range(1, 31) if a != b]
-    larger = {f"{a} or {b}": (str(max(a, b)),) for a, b in rng.sample(pairs, 160)}
-    following = {str(n): (str(n + 1),) for n in range(1, 41)}
+    sums = {f"{a} plus {b}": (str(a + b),) for a in range(1, 10) for b in range(1, 8)}
+    minus = {f"{a} minus {b}": (str(a - b),) for a in range(2, 13) for b in range(1, 8) if b < a}
+    times = {f"{a} times {b}": (str(a * b),) for a in range(1, 8) for b in range(1, 8)}
+    pairs = [(a, b) for a in range(1, 21) for b in range(1, 21) if a != b]
+    larger = {f"{a} or {b}": (str(max(a, b)),) for a, b in rng.sample(pairs, 80)}
+    following = {str(n): (str(n + 1),) for n in range(1, 31)}
 
     def kind(answers, topic, terse, plain, ask=ask, held=held):
         return dict(fact=True, topic=topic, ask=ask, held=held, terse=terse, plain=plain, answers=answers)
@@ -250,7 +261,7 @@ def _core(rng: random.Random, request: Request, length: str, correctness: str) -
     if correctness == "right":
         answer = rng.choice(right)
     else:
-        answer = rng.choice([a for a in kind.every_answer if a not in right])
+        answer = rng.choice([a for a in kind.misconceptions if a not in right])
     fillers = {name: rng.choice(_split(values)) for name, values in tables()["fillers"].items()}
     return _fill(rng.choice(getattr(kind, slot)), x=request.x, a=answer, t=topic, **fillers)
 

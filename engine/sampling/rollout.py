@@ -138,6 +138,4 @@ def rollout(
         mask[i, : len(row)] = True
         scores[i, : len(row)] = torch.tensor(log_probs[i])
     finished = torch.tensor([row[-1] in stop for row in tokens])
-    return Rollout(
-        prompt_ids, prompt_mask, ids.to(device), mask.to(device), scores.to(device), finished.to(device)
-    )
+    return Rollout(prompt_ids, prompt_mask, ids.to(device), mask.to(device), scores.to(device), finished.to(device))

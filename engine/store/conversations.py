@@ -26,7 +26,9 @@ def add_prompt(
     )
 
 
-def add_responses(store: Store, prompt_id: int, model_version_id: int, sampling: dict, answers: list[dict]) -> list[int]:
+def add_responses(
+    store: Store, prompt_id: int, model_version_id: int, sampling: dict, answers: list[dict]
+) -> list[int]:
     """Keep answers {"text", "tokens", "seed", "finish"} to one prompt, all or none; returns their ids."""
     with store.writing() as connection:
         return [

@@ -66,9 +66,7 @@ class Store:
 def insert(connection: sqlite3.Connection, table: str, **values: Any) -> int:
     """`Store.insert` inside a transaction that is already open."""
     names, marks = ", ".join(values), ", ".join("?" * len(values))
-    cursor = connection.execute(
-        f"INSERT INTO {table} ({names}) VALUES ({marks})", [*map(_plain, values.values())]
-    )
+    cursor = connection.execute(f"INSERT INTO {table} ({names}) VALUES ({marks})", [*map(_plain, values.values())])
     return int(cursor.lastrowid or 0)
 
 

@@ -36,8 +36,7 @@ def enter_stage(store: Store, run_id: int, name: str) -> None:
     with store.writing() as connection:
         connection.execute("UPDATE stages SET ended = ? WHERE run_id = ? AND ended IS NULL", (time.time(), run_id))
         connection.execute(
-            "INSERT INTO stages (run_id, name, started) VALUES (?, ?, ?) "
-            "ON CONFLICT DO UPDATE SET ended = NULL",
+            "INSERT INTO stages (run_id, name, started) VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET ended = NULL",
             (run_id, name, time.time()),
         )
 

@@ -104,7 +104,9 @@ def build(session: Session) -> None:
 
     def improve(preset: str) -> dict:
         config = engine.read_config(PRESETS.get(preset, {})).as_dict()
-        return {"run": engine.launcher.start(session.workspace, session.store, "improve", config, session.version["id"])}
+        return {
+            "run": engine.launcher.start(session.workspace, session.store, "improve", config, session.version["id"])
+        }
 
     def stop(run: int) -> dict:
         engine.launcher.stop(session.store, session.workspace, run)

@@ -1,0 +1,175 @@
+"""Loading bases, precisions, roles and heads."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from engine.errors import UserError
+from engine.models.chat import encode_prompt
+from engine.models.find import find_base, fingerprint
+from engine.models.load import choose_precision, load_base
+from engine.models.roles import Roles, ScalarHead, hidden_states, load_head, logits_of, save_head
+
+IDS = torch.tensor([[5, 6, 7, 8], [9, 10, 11, 12]])
+
+
+def plain_logits(model):
+    with torch.no_grad():
+        return model(IDS).logits
+
+
+def shake(roles, role):
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for p in roles.parameters(role):
+            p.add_(torch.randn_like(p) * 0.1)
+
+
+def test_a_base_without_pad_token_and_template_can_chat(tiny_folder):
+    base = load_base(str(tiny_folder))
+    assert base.tokenizer.pad_token_id == base.tokenizer.eos_token_id
+    ids = encode_prompt(base.tokenizer, [{"role": "user", "content": "w1 w2"}])
+    assert base.tokenizer.convert_tokens_to_ids("w2") in ids
+
+
+def test_a_prompt_longer_than_the_context_is_refused_in_words(pocket_base):
+    with pytest.raises(UserError, match="tokens long"):
+        encode_prompt(pocket_base.tokenizer, [{"role": "user", "content": "why " * 600}], room=96)
+
+
+def test_roles_share_the_base_and_leave_it_untouched(tiny_folder):
+    untouched = plain_logits(load_base(str(tiny_folder)).model)
+    roles = Roles(load_base(str(tiny_folder)))
+    roles.add("policy")
+    roles.add("reward", seed=1)
+    shake(roles, "policy")
+    shake(roles, "reward")
+    found = {}
+    for role in (None, "policy", "reward", None, "policy"):
+        with roles.acting(role) as model:
+            logits = plain_logits(model)
+        if role in found:
+            assert torch.equal(found[role], logits)
+        found[role] = logits
+    assert torch.equal(found[None], untouched)  # bit for bit
+    assert not torch.allclose(found["policy"], untouched)
+    assert not torch.allclose(found["policy"], found["reward"])
+
+
+def test_only_the_acting_role_learns(tiny_roles):
+    tiny_roles.add("policy")
+    tiny_roles.add("reward")
+    with tiny_roles.acting("policy", train=True) as model:
+        model(IDS).logits.square().mean().backward()
+    assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in tiny_roles.parameters("policy"))
+    assert all(p.grad is None for p in tiny_roles.parameters("reward"))
+    others = [p for n, p in tiny_roles.peft.named_parameters() if "lora" not in n]
+    assert all(p.grad is None for p in others)
+
+
+def test_hidden_states_and_logits_ignore_padding_on_either_side(tiny_roles):
+    row = torch.tensor([[5, 6, 7]])
+    with tiny_roles.acting(None) as model:
+        bare = logits_of(model, hidden_states(model, row, torch.ones_like(row).bool()))
+        assert torch.allclose(bare, model(row).logits, atol=1e-5)
+        left, mask = torch.tensor([[0, 0, 5, 6, 7]]), torch.tensor([[False, False, True, True, True]])
+        assert torch.allclose(logits_of(model, hidden_states(model, left, mask))[:, 2:], bare, atol=1e-5)
+        right, mask = torch.tensor([[5, 6, 7, 0, 0]]), torch.tensor([[True, True, True, False, False]])
+        assert torch.allclose(logits_of(model, hidden_states(model, right, mask))[:, :3], bare, atol=1e-5)
+
+
+def test_an_adapter_survives_the_disk(tiny_folder, tmp_path):
+    roles = Roles(load_base(str(tiny_folder)))
+    roles.add("policy")
+    shake(roles, "policy")
+    with roles.acting("policy") as model:
+        before = plain_logits(model)
+    roles.save("policy", tmp_path / "version", {"kind": "policy"})
+    again = Roles(load_base(str(tiny_folder)))
+    again.load("other-name", tmp_path / "version")
+    with again.acting("other-name") as model:
+        assert torch.equal(plain_logits(model), before)
+    head = ScalarHead(32)
+    torch.nn.init.normal_(head.linear.weight)
+    save_head(head, tmp_path, "reward_head")
+    hidden = torch.randn(3, 32)
+    assert torch.equal(load_head(32, tmp_path, "reward_head", torch.device("cpu"))(hidden), head(hidden))
+
+
+def test_an_adapter_of_another_base_is_refused_by_name(tiny_folder, tmp_path):
+    roles = Roles(load_base(str(tiny_folder)))
+    roles.add("policy")
+    roles.save("policy", tmp_path / "version", {"kind": "policy"})
+    other = tmp_path / "other"
+    shutil.copytree(tiny_folder, other)
+    weights = load_file(other / "model.safetensors")
+    weights["lm_head.weight"] += 1
+    save_file(weights, other / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UserError, match="was trained on the base") as caught:
+        Roles(load_base(str(other))).load("policy", tmp_path / "version")
+    assert str(tiny_folder) in str(caught.value)
+    assert fingerprint(other) != fingerprint(tiny_folder)
+
+
+def test_nf4_on_a_cpu_loads_small_and_trains_lora(pocket_base):
+    base = load_base("pocket", "nf4")
+    size = base.model.get_memory_footprint()
+    assert size < 0.6 * pocket_base.model.get_memory_footprint()
+    roles = Roles(base)
+    roles.add("policy")
+    parameters = roles.parameters("policy")
+    optimizer = torch.optim.AdamW(parameters, lr=3e-3)
+    ids = torch.tensor([encode_prompt(base.tokenizer, [{"role": "user", "content": "Hello!"}]) + [50, 60, 70]])
+    first = last = 0.0
+    for step in range(15):
+        with roles.acting("policy", train=True) as model:
+            logits = model(ids).logits[0, -4:-1]
+            loss = torch.nn.functional.cross_entropy(logits.float(), ids[0, -3:])
+            loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        first, last = (float(loss), last) if step == 0 else (first, float(loss))
+    assert last < 0.2 * first
+
+
+def test_nf4_answers_nearly_as_float32_does(pocket_base):
+    ids = torch.tensor([encode_prompt(pocket_base.tokenizer, [{"role": "user", "content": "What color is snow?"}])])
+    with torch.no_grad():
+        exact = torch.log_softmax(pocket_base.model(ids).logits[0, -1], -1)
+        coarse = torch.log_softmax(load_base("pocket", "nf4").model(ids).logits[0, -1].float(), -1)
+    assert float((exact.exp() * (exact - coarse)).sum()) < 0.5
+
+
+def test_a_cpu_gets_float32(tiny_folder):
+    assert choose_precision(tiny_folder, torch.device("cpu")) == "float32"
+    assert load_base(str(tiny_folder)).model.dtype == torch.float32
+
+
+@pytest.mark.parametrize("what", ["missing", "no-config", "pickle-only", "precision"])
+def test_what_does_not_load_says_why(tiny_folder, tmp_path, what):
+    if what == "missing":
+        with pytest.raises(UserError, match="no such folder"):
+            find_base("nowhere/at-all")
+    elif what == "no-config":
+        (tiny_folder / "config.json").unlink()
+        with pytest.raises(UserError, match=r"config\.json"):
+            load_base(str(tiny_folder))
+    elif what == "pickle-only":
+        (tiny_folder / "model.safetensors").rename(tiny_folder / "pytorch_model.bin")
+        with pytest.raises(UserError, match="safetensors"):
+            load_base(str(tiny_folder))
+    else:
+        with pytest.raises(UserError, match="Precision"):
+            load_base(str(tiny_folder), "int3")
+
+
+def test_code_that_comes_with_a_model_is_not_run(tiny_folder):
+    config = json.loads((tiny_folder / "config.json").read_text())
+    config |= {"model_type": "mine", "auto_map": {"AutoConfig": "evil.Config", "AutoModelForCausalLM": "evil.Model"}}
+    (tiny_folder / "config.json").write_text(json.dumps(config))
+    (tiny_folder / "evil.py").write_text("open('ran', 'w')\nraise SystemExit")
+    with pytest.raises(UserError):
+        load_base(str(tiny_folder))
