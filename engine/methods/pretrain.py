@@ -18,7 +18,7 @@ from engine.training.batches import pad_right
 
 @dataclass(frozen=True)
 class PretrainConfig:
-    tokens: int = 15_000_000  # how many to train on in all
+    tokens: int = 12_000_000  # how many to train on in all
     batch_tokens: int = 2048  # per optimiser step, padding included
     learning_rate: float = 1.5e-3
     final_learning_rate: float = 1e-5
