@@ -46,6 +46,11 @@ class Session:
     def version(self) -> dict:
         return engine.versions.newest_chat_version(self.store)
 
+    def give_way(self) -> None:
+        """Free the GPU's memory for a run; the next question starts the serving worker again."""
+        if self.serving.device == "cuda":
+            self.serving.close()
+
     def ask(self, prompt_id: int, count: int, sampling: Any) -> None:
         """Start answering a stored prompt; the answers go into the store when they are done."""
         live = Live(self.serving.reserve(), [""] * count)

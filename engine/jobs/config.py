@@ -1,9 +1,9 @@
 """A run's settings: what a person may set, checked before anything starts. Needs no torch."""
 
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from engine.errors import UserError
 from engine.methods.settings import PPOConfig, RewardConfig
@@ -12,7 +12,7 @@ from engine.sampling.settings import Sampling
 
 @dataclass(frozen=True)
 class CompareConfig:
-    prompts: int = 64  # how many held-out prompts
+    prompts: Annotated[int, Field(ge=1)] = 64  # how many held-out prompts
     temperature: float = 1.0
     seed: int = 12345
 

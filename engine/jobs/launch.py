@@ -30,7 +30,7 @@ def resume(workspace: Workspace, store: Store, run_id: int) -> None:
     run = runs.get_run(store, run_id)
     if run["status"] not in ("stopped", "failed"):
         raise UserError(f"Run {run_id} is {run['status']}; only a stopped or failed run can be resumed.")
-    store.update("runs", run_id, status="queued", stop_requested=0, reason="", ended=None)
+    store.update("runs", run_id, status="queued", stage="", done=0, total=0, stop_requested=0, reason="", ended=None)
     _spawn(workspace, store, run_id)
 
 

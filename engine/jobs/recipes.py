@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
@@ -13,14 +12,14 @@ from engine.feedback.gather import gather_rankings
 from engine.jobs.config import RunConfig, read_config
 from engine.methods.ppo import train_ppo
 from engine.methods.reward import RewardModel, normalise, train_reward
-from engine.models.chat import Message
+from engine.models.chat import Message, fits
 from engine.models.load import load_base
 from engine.models.roles import Roles, check_base, load_head, save_head
 from engine.prompts import load_prompts
 from engine.sampling.settings import Sampling
 from engine.store import comparisons, conversations, models, runs
 from engine.store.db import Store
-from engine.training.context import Context
+from engine.training.context import Context, Stopped
 from engine.workspace import Workspace
 
 
@@ -80,11 +79,14 @@ def load_reward(roles: Roles, workspace: Workspace, version: dict) -> RewardMode
     return RewardModel(roles, head, mean=facts["reward_mean"], std=facts["reward_std"])
 
 
-def training_prompts(job: Job) -> list[list[Message]]:
-    """What the policy practises on: the person's own prompts and the built-in set, without repeats."""
+def training_prompts(job: Job, tokenizer) -> list[list[Message]]:
+    """What the policy practises on: the person's own prompts and the built-in set, without repeats.
+
+    A conversation that leaves no room for an answer is left out; it must not end a run that could go without it.
+    """
     own = conversations.own_prompts(job.store)
     builtin = [[{"role": "user", "content": p}] for p in load_prompts(job.config.prompt_set)]
-    found = {repr(c): c for c in own + builtin}
+    found = {repr(c): c for c in own + builtin if fits(tokenizer, c, job.config.ppo.max_new_tokens)}
     if not found:
         raise UserError("There are no prompts to practise on. Chat a little first, or set prompt_set=everyday.")
     return list(found.values())
@@ -99,7 +101,7 @@ def _reward(job: Job, roles: Roles, start: str | None) -> RewardModel:
     runs.record_feedback(job.store, job.run["id"], *sides)
     reward, figures = train_reward(roles, train, test, job.config.reward, job.context)
     sampling = Sampling(max_new_tokens=job.config.ppo.max_new_tokens)
-    normalise(reward, start, training_prompts(job)[:128], sampling, job.config.reward.seed)
+    normalise(reward, start, training_prompts(job, roles.tokenizer)[:128], sampling, job.config.reward.seed)
     number = len(models.list_versions(job.store, "reward")) + 1
     version = models.add_version(job.store, "reward", f"reward-{number}", job.parent, job.run["id"], figures)
     folder = job.workspace.model(version)
@@ -111,8 +113,6 @@ def _reward(job: Job, roles: Roles, start: str | None) -> RewardModel:
 
 def _ppo(job: Job, roles: Roles, start: str | None, reward: RewardModel) -> dict:
     """Train a policy and keep it as a version; stopped early, what it had reached is kept all the same."""
-    from engine.training.context import Stopped
-
     roles.add("policy", rank=job.config.ppo.rank, seed=job.config.ppo.seed)
     if start:
         roles.copy(start, "policy")
@@ -120,7 +120,8 @@ def _ppo(job: Job, roles: Roles, start: str | None, reward: RewardModel) -> dict
     stopped = None
     figures: dict = {}
     try:
-        figures = train_ppo(roles, reward, training_prompts(job), job.config.ppo, start, job.context, checkpoints)
+        prompts = training_prompts(job, roles.tokenizer)
+        figures = train_ppo(roles, reward, prompts, job.config.ppo, start, job.context, checkpoints)
     except Stopped as stop:
         if not (checkpoints / "ppo.pt").is_file():
             raise  # nothing learned yet that would be worth a version
@@ -203,7 +204,3 @@ def compare_versions(
     items, result = compare(roles, *sides, conversations_, config.sampling, config.compare.seed, reward)
     comparison = store_comparison(store, before["id"], after["id"], items, result, None)
     return {"before": before["name"], "after": after["name"], "comparison": comparison, **result}
-
-
-def version_folder(workspace: Workspace, version: dict) -> Path | None:
-    return None if version["kind"] == "base" else workspace.model(version["id"])

@@ -21,16 +21,24 @@ def encode_prompt(tokenizer: PreTrainedTokenizerBase, messages: list[Message], r
 
     Raises UserError where fewer than `room` tokens of the model's context are left for the answer.
     """
-    template = tokenizer.chat_template or DEFAULT_TEMPLATE
-    text = tokenizer.apply_chat_template(messages, chat_template=template, add_generation_prompt=True, tokenize=False)
-    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
-    limit = tokenizer.model_max_length
-    if limit and limit < 10**9 and len(ids) + room > limit:
+    ids = _encode(tokenizer, messages)
+    if len(ids) + room > tokenizer.model_max_length:
         raise UserError(
-            f"The conversation is {len(ids)} tokens long and the model reads {limit} with its answer. "
-            "Start a new conversation or shorten the prompt."
+            f"The conversation is {len(ids)} tokens long and the model reads {tokenizer.model_max_length} with its "
+            "answer. Start a new conversation or shorten the prompt."
         )
     return ids
+
+
+def fits(tokenizer: PreTrainedTokenizerBase, messages: list[Message], room: int) -> bool:
+    """Whether a conversation leaves `room` tokens of the model's context for the answer."""
+    return len(_encode(tokenizer, messages)) + room <= tokenizer.model_max_length
+
+
+def _encode(tokenizer: PreTrainedTokenizerBase, messages: list[Message]) -> list[int]:
+    template = tokenizer.chat_template or DEFAULT_TEMPLATE
+    text = tokenizer.apply_chat_template(messages, chat_template=template, add_generation_prompt=True, tokenize=False)
+    return tokenizer(text, add_special_tokens=False)["input_ids"]
 
 
 def encode_response(tokenizer: PreTrainedTokenizerBase, text: str, finished: bool = True) -> list[int]:

@@ -80,6 +80,8 @@ def load_base(name: str, precision: str = "auto", device: torch.device | None = 
     model.requires_grad_(False)
     model.eval()
     _ensure_pad(tokenizer)
+    reach = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    tokenizer.model_max_length = min(tokenizer.model_max_length, reach or tokenizer.model_max_length)
     return Base(model, tokenizer, path, fingerprint(path), precision, device)
 
 

@@ -19,7 +19,8 @@ class ServingClient:
     def __init__(self, log: Path):
         self._log = log
         self._process: subprocess.Popen | None = None
-        self._waiting: dict[int, queue.Queue] = {}
+        self._waiting: dict[int, tuple[subprocess.Popen, queue.Queue]] = {}
+        self.device = ""  # "cpu" or "cuda", once the worker has said so
         self._lock = threading.Lock()
         self._next = 1
 
@@ -57,11 +58,14 @@ class ServingClient:
         stream: IO[str] = process.stdout  # type: ignore[assignment]
         for line in stream:
             event = json.loads(line)
-            if waiting := self._waiting.get(event["id"]):
-                waiting.put(event)
+            if event["event"] == "ready":
+                self.device = event["device"]
+            elif event["id"] in self._waiting:
+                self._waiting[event["id"]][1].put(event)
         message = "The model's process ended unexpectedly; it starts again with your next question."
-        for number, waiting in list(self._waiting.items()):
-            waiting.put({"id": number, "event": "error", "message": message})
+        for number, (asked, waiting) in list(self._waiting.items()):
+            if asked is process:
+                waiting.put({"id": number, "event": "error", "message": message})
 
     def _send(self, request: dict) -> None:
         with self._lock:
@@ -88,7 +92,11 @@ class ServingClient:
         """
         self.start()
         events: queue.Queue = queue.Queue()
-        self._waiting[request_id] = events
+        with self._lock:
+            process = self._process
+            if process is None:
+                raise UserError("The model's process has just been ended. Ask again to start it anew.")
+            self._waiting[request_id] = (process, events)
         try:
             self._send({"id": request_id, "op": "generate", **request})
             while True:

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from engine.errors import UserError
 from engine.models.chat import decode, encode_prompt
-from engine.models.load import load_base, stop_ids
+from engine.models.load import choose_device, load_base, stop_ids
 from engine.models.roles import Roles
 from engine.sampling.rollout import decode_steps
 from engine.sampling.settings import Sampling
@@ -101,7 +101,7 @@ def main() -> int:
         waiting.put(None)  # the studio is gone
 
     threading.Thread(target=read, daemon=True).start()
-    worker.say(0, "ready")
+    worker.say(0, "ready", device=choose_device().type)
     while (request := waiting.get()) is not None:
         try:
             worker.generate(request)

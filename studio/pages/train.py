@@ -104,6 +104,7 @@ def build(session: Session) -> None:
 
     def improve(preset: str) -> dict:
         config = engine.read_config(PRESETS.get(preset, {})).as_dict()
+        session.give_way()
         return {
             "run": engine.launcher.start(session.workspace, session.store, "improve", config, session.version["id"])
         }
@@ -113,6 +114,7 @@ def build(session: Session) -> None:
         return {}
 
     def resume(run: int) -> dict:
+        session.give_way()
         engine.launcher.resume(session.workspace, session.store, run)
         return {}
 

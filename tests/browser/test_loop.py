@@ -1,0 +1,120 @@
+"""What a person does: ask, rank, rewrite, improve, compare, vote; and reload in the middle of it."""
+
+import pytest
+
+pytestmark = pytest.mark.browser
+
+QUESTIONS = [
+    "What is the capital of France?",
+    "I feel sad.",
+    "How do I make tea?",
+    "Tell me a joke about a cow.",
+    "What is 3 plus 4?",
+]
+
+
+def ask(page, question):
+    turns = page.locator(".turn").count()
+    page.fill(".composer textarea", question)
+    page.keyboard.press("Enter")
+    page.wait_for_function("n => document.querySelectorAll('.turn').length === n", arg=turns + 1)
+    page.locator(".turn").last.locator("button.rank").nth(3).wait_for()
+
+
+def counts(page):
+    return page.locator(".top .counts").inner_text()
+
+
+def test_the_loop_closes(studio, page):
+    page.goto(studio)
+
+    # Ask and rank: by keys, by clicks, and with a tie.
+    page.locator(".empty").wait_for()
+    for number, question in enumerate(QUESTIONS):
+        if number:
+            page.click("button.new")
+            page.locator(".empty").wait_for()
+        ask(page, question)
+        cards = page.locator(".turn").last.locator(".card")
+        assert cards.count() == 4
+        assert all(text.strip() for text in cards.locator(".text").all_inner_texts())
+        if number % 2:
+            for card in (2, 0, 1):
+                cards.nth(card).locator("button.rank").click()
+        else:
+            page.evaluate("document.activeElement.blur()")
+            page.keyboard.press("3")
+            page.keyboard.press("1")
+            page.keyboard.press("Shift+Digit2")
+        page.wait_for_function("document.querySelectorAll('.card.ranked').length === 4")
+        assert cards.nth(2).get_attribute("class").split().count("best") == 1
+    page.reload()
+    page.wait_for_function("document.querySelectorAll('.card.ranked').length === 4")
+    assert "5 rankings" in counts(page)
+
+    # Rewrite one, rate one, take the rating back.
+    card = page.locator(".turn").last.locator(".card").nth(1)
+    card.locator("button.edit").click()
+    page.fill(".card.editing textarea", "Seven, my friend. <b>${7}</b>")
+    page.click(".save-edit")
+    page.locator(".card .tag", has_text="edited").wait_for()
+    assert "Seven, my friend. <b>${7}</b>" in page.locator(".turn").last.inner_text()  # as text, not as code
+    page.locator(".turn").last.locator(".card").nth(2).get_by_role("button", name="Good answer").click()
+    page.locator(".icon.on").wait_for()
+    page.click("button.undo")
+    page.wait_for_function("document.querySelectorAll('.icon.on').length === 0")
+    assert "5 rankings · 1 edits · 0 ratings" in counts(page)
+
+    # The conversation goes on from a chosen answer.
+    page.locator(".turn").last.locator(".card").nth(2).locator(".go-on").click()
+    ask(page, "Are you sure?")
+    assert page.locator(".turn").count() == 2
+
+    # Improve, and reload in the middle.
+    page.goto(f"{studio}/train")
+    page.select_option("select.preset", "quick")
+    page.click("button.improve")
+    page.locator(".status.running").wait_for()
+    page.locator(".stages .now", has_text="PPO").wait_for(timeout=240_000)
+    page.reload()
+    page.locator(".status.running").wait_for()
+    assert "Run 1" in page.locator(".run-head h2").inner_text()
+    assert page.locator("button.improve").is_disabled()
+    page.locator(".status.finished").wait_for(timeout=400_000)
+    assert page.locator(".charts svg").count() == 4
+    assert page.locator(".samples dt").count() > 0
+
+    # Compare, blind.
+    page.get_by_role("link", name="Compare before and after").click()
+    page.locator(".vote-left").wait_for()
+    for button in (".vote-left", ".vote-right", ".vote-tie"):
+        before = page.locator(".voted tr").count()
+        page.click(button)
+        page.wait_for_function("n => document.querySelectorAll('.voted tr').length > n", arg=before)
+    assert "of 3" in page.locator(".figures").inner_text()
+    page.reload()
+    page.wait_for_function("document.querySelectorAll('.voted tbody tr').length === 3")
+
+    # The chat answers with the new model now.
+    page.goto(studio)
+    page.locator(".top .model", has_text="round-1").wait_for()
+    page.click("button.new")
+    page.locator(".empty").wait_for()
+    ask(page, "I feel tired.")
+
+
+def test_a_run_can_be_stopped_from_the_page(studio, page):
+    page.goto(studio)
+    page.locator(".empty").wait_for()
+    ask(page, QUESTIONS[0])
+    page.locator(".turn").last.locator("button.rank").first.click()
+    page.locator(".card.best").wait_for()
+    page.goto(f"{studio}/train")
+    page.locator(".count b", has_text="1").first.wait_for()
+    page.select_option("select.preset", "thorough")
+    page.click("button.improve")
+    page.locator(".status.running").wait_for()
+    page.click("button.stop-run")
+    page.locator(".status.stopped").wait_for(timeout=120_000)
+    assert "Stopped on request" in page.locator(".reason").inner_text()
+    assert page.locator("button.improve").is_enabled()

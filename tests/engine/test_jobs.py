@@ -1,0 +1,122 @@
+"""Runs as processes of their own: real training on the pocket model, stopped, killed, resumed, queued."""
+
+import os
+import signal
+import time
+
+import pytest
+
+import engine
+from engine.jobs import launch
+from engine.store import comparisons, conversations, feedback, models, runs
+
+SHORT = ["reward.epochs=1", "ppo.updates=2", "ppo.episodes=4", "compare.prompts=4", "ppo.max_new_tokens=24"]
+LONG = ["reward.epochs=1", "ppo.updates=400", "ppo.episodes=8", "compare.prompts=4", "ppo.max_new_tokens=24"]
+
+
+@pytest.fixture()
+def ranked(store, base_version):
+    """Feedback on twelve prompts: polite answers above impolite ones."""
+    for i in range(12):
+        prompt = conversations.add_prompt(store, f"What is {i} plus {i}?", "chat")
+        texts = (f"How nice of you! It is {2 * i}.", f"{2 * i}, dummy.", f"Ugh. {2 * i}.")
+        rows = [{"text": t, "tokens": 9, "seed": 0, "finish": "stop"} for t in texts]
+        kind, rude, ugh = conversations.add_responses(store, prompt, base_version, {}, rows)
+        feedback.add_ranking(store, prompt, [[kind], [rude, ugh]])
+    return base_version
+
+
+def until(workspace, store, run_id, condition, seconds=120):
+    ends = time.monotonic() + seconds
+    while time.monotonic() < ends:
+        launch.refresh(store, workspace)
+        run = runs.get_run(store, run_id)
+        if condition(run):
+            return run
+        time.sleep(0.1)
+    raise AssertionError(f"run {run_id} is {run['status']} at {run['stage']} {run['done']}/{run['total']}")
+
+
+def ended(run):
+    return run["status"] in runs.ENDED
+
+
+def practising(run):
+    return ended(run) or run["stage"] == "ppo" and run["done"] >= 11
+
+
+def test_improve_trains_compares_and_records_what_it_did(workspace, store, ranked):
+    config = engine.parse_settings(SHORT)
+    run_id = launch.start(workspace, store, "improve", config, ranked)
+    run = until(workspace, store, run_id, ended)
+    assert run["status"] == "finished", launch.log_tail(workspace, run_id)
+
+    policy = models.get_version(store, run["model_version_id"])
+    assert policy["kind"] == "policy" and policy["parent_id"] == ranked and policy["run_id"] == run_id
+    assert models.newest_chat_version(store)["id"] == policy["id"]
+    assert (workspace.model(policy["id"]) / "adapter_model.safetensors").is_file()
+    assert [v["kind"] for v in models.list_versions(store)] == ["base", "reward", "policy"]
+
+    metrics = {(m["stage"], m["name"]) for m in runs.metrics_of(store, run_id)}
+    assert {("reward", "accuracy"), ("ppo", "reward"), ("ppo", "kl"), ("reward", "held_out_accuracy")} <= metrics
+    assert runs.samples_of(store, run_id)
+    assert [s["name"] for s in runs.stages_of(store, run_id)] == ["load", "reward", "ppo", "compare"]
+    used = store.rows("SELECT * FROM run_feedback WHERE run_id = ?", run_id)
+    assert {u["feedback_id"] for u in used} == {f["id"] for f in feedback.current(store)}
+    assert {u["split"] for u in used} == {"train", "held_out"}
+    compared = comparisons.list_comparisons(store)[0]
+    assert compared["result"]["prompts"] == len(comparisons.items_of(store, compared["id"])) == 4
+
+    # The next round starts from this version, and its reference is this version too.
+    second = launch.start(workspace, store, "improve", config, policy["id"])
+    assert until(workspace, store, second, ended)["status"] == "finished", launch.log_tail(workspace, second)
+    first_kl = next(m for m in runs.metrics_of(store, second) if m["stage"] == "ppo" and m["name"] == "kl")
+    assert abs(first_kl["value"]) < 1e-3
+
+
+def test_a_run_stops_on_request_keeps_what_it_learned_and_goes_on(workspace, store, ranked):
+    run_id = launch.start(workspace, store, "improve", engine.parse_settings(LONG), ranked)
+    until(workspace, store, run_id, practising)
+    launch.stop(store, workspace, run_id)
+    run = until(workspace, store, run_id, ended, 30)
+    assert (run["status"], run["reason"]) == ("stopped", "Stopped on request.")
+    assert models.get_version(store, run["model_version_id"])["kind"] == "policy"
+    with pytest.raises(engine.UserError, match="already ended"):
+        launch.stop(store, workspace, run_id)
+
+    launch.resume(workspace, store, run_id)
+    run = until(workspace, store, run_id, lambda r: ended(r) or r["stage"] == "ppo" and r["done"] > 0)
+    assert run["status"] == "running" and run["done"] >= 10  # from the checkpoint, not from the start
+    assert len(models.list_versions(store, "reward")) == 1  # nor was the reward model trained again
+    launch.stop(store, workspace, run_id)
+    until(workspace, store, run_id, ended, 30)
+
+
+def test_a_killed_run_says_so_and_the_next_in_the_queue_starts(workspace, store, ranked):
+    config = engine.parse_settings(LONG)
+    first = launch.start(workspace, store, "improve", config, ranked)
+    until(workspace, store, first, lambda r: r["status"] == "running")
+    second = launch.start(workspace, store, "reward", engine.parse_settings(SHORT), ranked)
+    time.sleep(2)
+    assert runs.get_run(store, second)["status"] == "queued"  # one at a time on a device
+    with pytest.raises(engine.UserError, match="only a stopped or failed"):
+        launch.resume(workspace, store, first)
+    os.kill(runs.get_run(store, first)["pid"], signal.SIGKILL)
+    run = until(workspace, store, first, ended, 20)
+    assert run["status"] == "failed" and "ended without a word" in run["reason"]
+    assert until(workspace, store, second, ended)["status"] == "finished"
+
+
+def test_a_base_that_changed_is_refused_with_the_reason(workspace, store, ranked):
+    store.update("model_versions", ranked, base_fingerprint="0" * 16)
+    run_id = launch.start(workspace, store, "reward", engine.parse_settings(SHORT), ranked)
+    run = until(workspace, store, run_id, ended)
+    assert run["status"] == "failed" and "has changed" in run["reason"]
+
+
+def test_settings_are_checked_before_anything_starts():
+    assert engine.parse_settings(["updates=7"], "ppo")["ppo"]["updates"] == 7
+    assert engine.parse_settings(["seed=3"])["reward"]["seed"] == 3
+    for wrong, message in [("nonsense=1", "no setting"), ("ppo.updates=many", "ppo.updates"), ("ppo.updates=0", "greater than"), ("ppo.updates", "name=value")]:
+        with pytest.raises(engine.UserError, match=message):
+            engine.parse_settings([wrong])

@@ -1,0 +1,134 @@
+"""The command line: what it prints, and how a person's mistake ends."""
+
+import json
+import socket
+import subprocess
+import sys
+
+import pytest
+from click.testing import CliRunner
+
+import engine
+from studio.cli import main
+
+
+def run(*arguments):
+    return CliRunner().invoke(main, [str(a) for a in arguments])
+
+
+def last_json(result):
+    return json.loads(result.stdout.strip().splitlines()[-1])
+
+
+def mistake(result):
+    """The one line that a mistake ends with."""
+    assert result.exit_code == 2, result.output
+    assert "Traceback" not in result.output
+    lines = [line for line in result.stderr.splitlines() if line.startswith("rlhf-studio: ")]
+    assert len(lines) == 1, result.stderr
+    return lines[0]
+
+
+@pytest.fixture()
+def empty(tmp_path):
+    return tmp_path / "workspace"
+
+
+def test_a_wrong_model_path(empty):
+    line = mistake(run("chat", "-p", "Hello", "-m", "/no/such/model", "--workspace", empty))
+    assert "/no/such/model" in line and "pocket" in line
+
+
+def test_a_folder_that_holds_no_model(empty, tmp_path):
+    (tmp_path / "not-a-model").mkdir()
+    assert "config.json" in mistake(run("chat", "-p", "Hi", "-m", tmp_path / "not-a-model", "--workspace", empty))
+
+
+@pytest.mark.parametrize("method", ["reward", "improve"])
+def test_training_without_feedback(empty, method):
+    assert "no feedback" in mistake(run("train", method, "--workspace", empty))
+
+
+def test_ppo_without_a_reward_model(empty):
+    result = run("train", "ppo", "--workspace", empty)
+    assert "no reward model" in mistake(result)
+
+
+def test_an_unknown_method_setting_run_or_version(empty):
+    assert "frobnicate" in mistake(run("train", "frobnicate", "--workspace", empty))
+    assert "no setting" in mistake(run("train", "reward", "--set", "speed=9", "--workspace", empty))
+    assert "no run" in mistake(run("runs", "show", "12", "--workspace", empty))
+    assert "no prompt set" in mistake(run("compare", "pocket", "pocket", "--prompts", "nope", "--workspace", empty))
+
+
+def test_a_workspace_that_cannot_be_written_to(tmp_path):
+    (tmp_path / "file").write_text("")
+    line = mistake(run("runs", "list", "--workspace", tmp_path / "file" / "workspace"))
+    assert "cannot be written to" in line and "--workspace" in line
+
+
+def test_a_database_of_something_else(empty):
+    empty.mkdir()
+    (empty / "studio.db").write_text("no database" * 100)
+    assert "does not open" in mistake(run("runs", "list", "--workspace", empty))
+
+
+def test_a_port_in_use(empty):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        line = mistake(run("--workspace", empty, "--port", port, "--no-browser"))
+    assert str(port) in line and "--port" in line
+
+
+def test_chat_answers_and_the_same_seed_answers_the_same(empty):
+    ask = ("chat", "-p", "What is the capital of France?", "-k", "3", "--seed", "5", "--json", "--workspace", empty)
+    first, second = last_json(run(*ask)), last_json(run(*ask))
+    assert first == second
+    assert first["model"] == "pocket"
+    assert [set(r) for r in first["responses"]] == [{"text", "tokens", "seed", "finish"}] * 3
+    assert all(r["text"] for r in first["responses"])
+
+
+def test_doctor_and_lists_speak_the_contract(empty):
+    found = last_json(run("doctor", "--json", "--workspace", empty))
+    assert {"device", "memory", "precision", "fits", "problems"} <= set(found)
+    assert found["problems"] == []
+    assert last_json(run("runs", "list", "--json", "--workspace", empty)) == {"runs": []}
+    assert "models" in last_json(run("models", "list", "--json", "--workspace", empty))
+
+
+def test_train_and_compare_speak_the_contract(workspace, store, base_version):
+    for i in range(6):
+        prompt = engine.conversations.add_prompt(store, f"Tell me about {i}.", "chat")
+        rows = [{"text": t, "tokens": 2, "seed": 0, "finish": "stop"} for t in ("How lovely!", "Ugh.")]
+        good, bad = engine.conversations.add_responses(store, prompt, base_version, {}, rows)
+        engine.feedback_log.add_ranking(store, prompt, [[good], [bad]])
+    folder = ("--workspace", workspace.folder)
+    short = [part for s in ("updates=1", "episodes=4", "max_new_tokens=16") for part in ("--set", f"ppo.{s}")]
+    reward = last_json(run("train", "reward", "--set", "epochs=1", "--json", *folder))
+    assert {"run", "method", "status", "model", "seconds", "metrics"} <= set(reward)
+    assert (reward["method"], reward["status"]) == ("reward", "finished")
+    ppo = last_json(run("train", "ppo", *short, "--json", *folder))
+    assert ppo["status"] == "finished"
+    compared = last_json(run("compare", "pocket", "round-1", "--set", "compare.prompts=4", "--json", *folder))
+    assert {"before", "after", "prompts", "win_rate", "win_rate_low", "win_rate_high", "kl"} <= set(compared)
+    assert (compared["before"], compared["after"], compared["prompts"]) == ("pocket", "round-1", 4)
+    listed = last_json(run("runs", "list", "--json", *folder))["runs"]
+    assert [r["method"] for r in listed] == ["ppo", "reward"]
+    shown = last_json(run("runs", "show", reward["run"], "--json", *folder))
+    assert shown["config"]["reward"]["epochs"] == 1
+    assert last_json(run("runs", "log", reward["run"], "--json", *folder))["log"]
+
+
+def test_the_studio_never_loads_torch():
+    code = (
+        "import sys, studio.cli, studio.app, studio.pages.chat, studio.pages.train, studio.pages.compare\n"
+        "import tempfile, engine\n"
+        "from studio.session import Session\n"
+        "session = Session(engine.open_workspace(tempfile.mkdtemp()))\n"
+        "studio.app.application(session, '127.0.0.1', 7860)\n"
+        "heavy = {'torch', 'transformers', 'peft', 'bitsandbytes'} & set(sys.modules)\n"
+        "sys.exit(f'loaded: {heavy}' if heavy else 0)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
