@@ -31,7 +31,7 @@ _NAMES = {
     "run_demo": "engine.pocket.demo",
 }
 
-__all__ = [*_MODULES, *_NAMES]  # noqa: PLE0604
+__all__ = [*_MODULES, *_NAMES]
 
 
 def __getattr__(name: str) -> Any:

@@ -2,8 +2,8 @@
 
 import os
 import socket
-import warnings
 import threading
+import warnings
 import webbrowser
 from typing import Any
 
@@ -27,10 +27,10 @@ def build(session: Session) -> gr.Blocks:
     with gr.Blocks(title="RLHF Studio", analytics_enabled=False) as demo:
         gr.Navbar(main_page_name="Chat")
         chat.build(session)
-    with demo.route("Train", "/train"):
-        train.build(session)
-    with demo.route("Compare", "/compare"):
-        compare.build(session)
+    for name, path, module in (("Train", "/train", train), ("Compare", "/compare", compare)):
+        with demo.route(name, path):
+            gr.Navbar(main_page_name="Chat")
+            module.build(session)
     return demo
 
 

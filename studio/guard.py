@@ -22,7 +22,7 @@ class SameOrigin:
         if scope["type"] in ("http", "websocket"):
             headers = Headers(scope=scope)
             host, origin = headers.get("host", ""), headers.get("origin")
-            if host not in self.hosts or origin is not None and urlsplit(origin).netloc != host:
+            if host not in self.hosts or (origin is not None and urlsplit(origin).netloc != host):
                 await PlainTextResponse("This studio answers only to its own page.", 403)(scope, receive, send)
                 return
         await self.app(scope, receive, send)

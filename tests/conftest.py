@@ -48,7 +48,7 @@ def tiny_model(family: str = "llama", seed: int = 0):
     return model.eval()
 
 
-@pytest.fixture()
+@pytest.fixture
 def tiny_folder(tmp_path):
     """A tiny Llama on disk, with a tokenizer that has no pad token and no chat template."""
     folder = tmp_path / "tiny"
@@ -57,7 +57,7 @@ def tiny_folder(tmp_path):
     return folder
 
 
-@pytest.fixture()
+@pytest.fixture
 def tiny_roles(tiny_folder):
     return Roles(load_base(str(tiny_folder)))
 
@@ -68,24 +68,24 @@ def pocket_base():
     return load_base("pocket")
 
 
-@pytest.fixture()
+@pytest.fixture
 def pocket_roles():
     return Roles(load_base("pocket"))
 
 
-@pytest.fixture()
+@pytest.fixture
 def workspace(tmp_path):
     return engine.open_workspace(tmp_path / "workspace")
 
 
-@pytest.fixture()
+@pytest.fixture
 def store(workspace):
     opened = engine.Store(workspace.database)
     yield opened
     opened.close()
 
 
-@pytest.fixture()
+@pytest.fixture
 def base_version(store):
     path = engine.find_base("pocket")
     return engine.versions.ensure_base(store, str(path), engine.fingerprint(path), "pocket")

@@ -27,27 +27,32 @@ async function rank(turn, responseId, tie = false) {
   if (left.length === 1 && tiers.length && !was) tiers.push(left);
   order[turn.id] = tiers;
   draw();
-  if (!tiers.length) return;
+  if (!tiers.length) return notice("The saved ranking stands until you rank again. Undo takes it back.");
   // What was not ranked is tied below what was.
   const rest = turn.responses.map((r) => r.id).filter((id) => !tiers.flat().includes(id));
-  if (await call("rank", turn.id, rest.length ? [...tiers, rest] : tiers)) notice("Ranking saved ✓");
+  saved(await call("rank", turn.id, rest.length ? [...tiers, rest] : tiers), "Ranking saved ✓");
+}
+
+function saved(answer, text) {
+  if (!answer) return;
+  state.counts = answer.counts;
+  notice(text);
+  draw();
 }
 
 async function rate(response, score) {
-  if (await call("rate", response.id, score)) {
-    response.rating = score;
-    notice("Saved ✓");
-    draw();
-  }
+  const answer = await call("rate", response.id, score);
+  if (answer) response.rating = score;
+  saved(answer, "Rating saved ✓");
 }
 
 async function saveEdit(response, text) {
   if (text.trim() === (response.edit || response.text)) return closeEdit();
-  if (await call("edit", response.id, text)) {
-    response.edit = text.trim();
-    notice("Edit saved ✓");
-    closeEdit();
-  }
+  const answer = await call("edit", response.id, text);
+  if (!answer) return;
+  response.edit = text.trim();
+  editing = null;
+  saved(answer, "Edit saved ✓");
 }
 
 function closeEdit() {

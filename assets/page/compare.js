@@ -60,7 +60,7 @@ function draw() {
     const left = afterLeft(item);
     fill(
       stage,
-      el("p", { class: "hint" }, `Question ${at + 1} of ${state.items.length}. One answer is from before training, one from after; which is which is hidden.`),
+      el("p", { class: "hint" }, `Question ${at + 1} of ${state.items.length}. One answer is from before training, one from after; which is which is hidden.${state.same ? ` ${state.same} more got the same answer twice.` : ""}`),
       ask,
       el("div", { class: "cards n2" }, side(left ? item.after : item.before, "left", "A"), side(left ? item.before : item.after, "right", "B")),
       el("div", { class: "row" }, el("button", { class: "vote-tie", onclick: () => vote("tie") }, "No difference"), el("button", { onclick: () => ((at = (at + 1) % state.items.length), draw()) }, "Skip"), el("span", { class: "hint" }, "Keys: ← A · → B · ↓ no difference")),

@@ -13,7 +13,8 @@ function chart(title, points, digits = 2) {
     box.append(el("p", { class: "hint" }, "waiting for numbers"));
     return box;
   }
-  const [w, h, left, bottom] = [320, 150, 40, 20];
+  const [w, h, left, bottom] = [440, 150, 40, 20];
+  const round = (y) => y.toFixed(digits).replace(/^-(0(?:\.0+)?)$/, "$1"); // no "-0.00"
   const xs = points.map((p) => p[0]), ys = points.map((p) => p[1]);
   const [x0, x1] = [Math.min(...xs), Math.max(...xs)];
   let [y0, y1] = [Math.min(...ys), Math.max(...ys)];
@@ -33,13 +34,13 @@ function chart(title, points, digits = 2) {
   };
   for (const y of [y0, (y0 + y1) / 2, y1]) {
     add("line", { x1: left, x2: w - 8, y1: Y(y), y2: Y(y), class: "grid" });
-    add("text", { x: left - 5, y: Y(y) + 4, "text-anchor": "end" }, y.toFixed(digits));
+    add("text", { x: left - 5, y: Y(y) + 4, "text-anchor": "end" }, round(y));
   }
   add("text", { x: left, y: h - 4 }, String(x0));
   add("text", { x: w - 8, y: h - 4, "text-anchor": "end" }, String(x1));
   add("polyline", { points: points.map((p) => `${X(p[0]).toFixed(1)},${Y(p[1]).toFixed(1)}`).join(" "), class: "line" });
   box.append(svg);
-  box.firstChild.append(el("b", {}, ys[ys.length - 1].toFixed(digits)));
+  box.firstChild.append(el("b", {}, round(ys[ys.length - 1])));
   return box;
 }
 

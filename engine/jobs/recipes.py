@@ -197,10 +197,10 @@ def compare_versions(
 ) -> dict:
     """Compare two stored versions of one base and keep the comparison; returns its summary."""
     roles = Roles(load_base(before["base"], config.precision))
-    sides = [attach(roles, workspace, version, role) for version, role in ((before, "before"), (after, "after"))]
+    first, second = attach(roles, workspace, before, "before"), attach(roles, workspace, after, "after")
     stored = [v for v in models.list_versions(store, "reward") if v["base_fingerprint"] == roles.base.fingerprint]
     reward = load_reward(roles, workspace, stored[-1]) if stored else None
     conversations_ = [[{"role": "user", "content": p}] for p in prompts]
-    items, result = compare(roles, *sides, conversations_, config.sampling, config.compare.seed, reward)
+    items, result = compare(roles, first, second, conversations_, config.sampling, config.compare.seed, reward)
     comparison = store_comparison(store, before["id"], after["id"], items, result, None)
     return {"before": before["name"], "after": after["name"], "comparison": comparison, **result}

@@ -52,6 +52,7 @@ def collect(
     with roles.acting("policy") as model:
         drawn = rollout(model, prompts, pad, stop, sampling, seeds)
         _, values, _ = response_pass(model, head, drawn, everything, config.temperature)
+    assert values is not None
     with roles.acting(reference) as model:
         reference_log_probs, _, _ = response_pass(model, None, drawn, everything, config.temperature)
     scores = scorer.scores([prompt + drawn.tokens(i) for i, prompt in enumerate(prompts)]).to(roles.base.device)
@@ -75,6 +76,7 @@ def optimise(
             rows = rows.to(mask.device)
             with roles.acting("policy", train=True) as model:
                 log_probs, values, entropy = response_pass(model, head, drawn, rows, config.temperature)
+                assert values is not None
                 loss_policy = losses.policy_loss(
                     log_probs, drawn.log_probs[rows], batch.advantages[rows], mask[rows], config.clip
                 )

@@ -1,6 +1,7 @@
 """Pretraining: next-token cross-entropy on documents, AdamW, warm-up and cosine decay.
 
-Loss: L(theta) = -mean over tokens of log p_theta(x_t | x_<t)   (Radford et al. 2018, eq. 1).
+Loss: L(theta) = -mean over tokens of log p_theta(x_t | x_<t)   (Radford et al. 2018, eq. 1), the mean weighted
+where the tokens have weights.
 Documents of like length share a batch, so that little is spent on padding, and each starts at position 0.
 """
 
@@ -15,12 +16,14 @@ from torch.nn.functional import cross_entropy
 
 from engine.training.batches import pad_right
 
+Document = tuple[list[int], list[float]]  # token ids, and how much each counts in the loss
+
 
 @dataclass(frozen=True)
 class PretrainConfig:
     tokens: int = 12_000_000  # how many to train on in all
-    batch_tokens: int = 2048  # per optimiser step, padding included
-    learning_rate: float = 1.5e-3
+    batch_tokens: int = 4096  # per optimiser step, padding included
+    learning_rate: float = 2e-3
     final_learning_rate: float = 1e-5
     warmup: float = 0.02  # share of training
     weight_decay: float = 0.05
@@ -30,39 +33,45 @@ class PretrainConfig:
 
 
 def token_batches(
-    documents: Iterable[list[int]], batch_tokens: int, max_length: int, pad_id: int, generator: torch.Generator
-) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """(input_ids, mask), each [rows, time], right-padded, at most `batch_tokens` cells a batch.
+    documents: Iterable[Document], batch_tokens: int, max_length: int, pad_id: int, generator: torch.Generator
+) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+    """(input_ids, mask, weights), each [rows, time], right-padded, at most `batch_tokens` cells a batch.
 
     Documents are taken 2048 at a time and sorted by length; the batches of each such window are shuffled.
     """
     documents = iter(documents)
-    while window := [doc[:max_length] for doc in islice(documents, 2048)]:
-        window.sort(key=len)
-        batches: list[list[list[int]]] = [[]]
+    while window := list(islice(documents, 2048)):
+        window.sort(key=lambda doc: len(doc[0]))
+        batches: list[list[Document]] = [[]]
         for doc in window:
-            if batches[-1] and len(doc) * (len(batches[-1]) + 1) > batch_tokens:
+            if batches[-1] and min(len(doc[0]), max_length) * (len(batches[-1]) + 1) > batch_tokens:
                 batches.append([])
             batches[-1].append(doc)
         for index in torch.randperm(len(batches), generator=generator).tolist():
-            yield pad_right(batches[index], pad_id)
+            ids, mask = pad_right([tokens[:max_length] for tokens, _ in batches[index]], pad_id)
+            weights = torch.zeros(mask.shape).masked_scatter(
+                mask, torch.tensor([w for _, each in batches[index] for w in each[:max_length]])
+            )
+            yield ids, mask, weights
 
 
-def next_token_loss(model, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Mean cross-entropy in nats over the real (unpadded) next tokens of `ids` [rows, time]."""
+def next_token_loss(model, ids: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """Mean cross-entropy in nats over the next tokens of `ids` [rows, time], weighted; padding weighs 0."""
     # Right padding needs no attention mask: a causal model never looks at what comes later.
     hidden = model.base_model(input_ids=ids).last_hidden_state[:, :-1]
-    wanted = mask[:, 1:]
-    return cross_entropy(model.lm_head(hidden[wanted]).float(), ids[:, 1:][wanted])
+    wanted = weights[:, 1:] > 0
+    each = cross_entropy(model.lm_head(hidden[wanted]).float(), ids[:, 1:][wanted], reduction="none")
+    weights = weights[:, 1:][wanted]
+    return (each * weights).sum() / weights.sum()
 
 
 @torch.no_grad()
-def perplexity(model, documents: list[list[int]], pad_id: int, batch_tokens: int = 8192) -> float:
-    """exp of the mean next-token loss over `documents`."""
+def perplexity(model, documents: list[Document], pad_id: int, batch_tokens: int = 8192) -> float:
+    """exp of the mean next-token loss over `documents`, every token weighing the same."""
     total, count = 0.0, 0
-    for ids, mask in token_batches(documents, batch_tokens, 10**9, pad_id, torch.Generator().manual_seed(0)):
+    for ids, mask, _ in token_batches(documents, batch_tokens, 10**9, pad_id, torch.Generator().manual_seed(0)):
         tokens = int(mask[:, 1:].sum())
-        total += float(next_token_loss(model, ids, mask)) * tokens
+        total += float(next_token_loss(model, ids, mask.float())) * tokens
         count += tokens
     return math.exp(total / count)
 
@@ -78,7 +87,7 @@ def learning_rate_at(progress: float, config: PretrainConfig) -> float:
 
 def pretrain(
     model,
-    documents: Iterable[list[int]],
+    documents: Iterable[Document],
     pad_id: int,
     config: PretrainConfig,
     report: Callable[[dict[str, float]], None] = lambda metrics: None,
@@ -90,19 +99,19 @@ def pretrain(
     groups = [{"params": decay, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.95))
     generator = torch.Generator().manual_seed(config.seed)
-    seen, step, started = 0, 0, time.monotonic()
+    seen, started = 0, time.monotonic()
     model.train()
-    for ids, mask in token_batches(documents, config.batch_tokens, config.max_length, pad_id, generator):
+    batches = token_batches(documents, config.batch_tokens, config.max_length, pad_id, generator)
+    for step, (ids, mask, weights) in enumerate(batches, 1):
         rate = learning_rate_at(seen / config.tokens, config)
         for group in optimizer.param_groups:
             group["lr"] = rate
-        loss = next_token_loss(model, ids, mask)
+        loss = next_token_loss(model, ids, weights)
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.max_grad_norm)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         seen += int(mask.sum())
-        step += 1
         report(
             {
                 "step": step,

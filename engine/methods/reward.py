@@ -151,7 +151,7 @@ def train_reward(
     context.stage("reward", total, total)
     reward.head.requires_grad_(False)
     right, pairs = accuracy(reward, test, config) if test else (0, 0)
-    figures = {"held_out_pairs": pairs, "train_rankings": len(train), "test_rankings": len(test)}
+    figures: dict[str, float] = {"held_out_pairs": pairs, "train_rankings": len(train), "test_rankings": len(test)}
     if pairs:
         figures["held_out_accuracy"] = right / pairs
         context.metrics("reward", step, {"held_out_accuracy": right / pairs})

@@ -48,4 +48,4 @@ def encode_response(tokenizer: PreTrainedTokenizerBase, text: str, finished: boo
 
 
 def decode(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> str:
-    return tokenizer.decode(ids, skip_special_tokens=True).strip()
+    return str(tokenizer.decode(ids, skip_special_tokens=True)).strip()

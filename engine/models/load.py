@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PreTrainedTokenizerBase
@@ -20,7 +21,7 @@ transformers_logging.set_verbosity_error()
 class Base:
     """A loaded base model: the weights every role shares."""
 
-    model: torch.nn.Module
+    model: Any  # a transformers causal LM; its kind is known only when it is loaded
     tokenizer: PreTrainedTokenizerBase
     path: Path
     fingerprint: str
@@ -70,7 +71,7 @@ def load_base(name: str, precision: str = "auto", device: torch.device | None = 
     try:
         AutoConfig.from_pretrained(path, trust_remote_code=False, local_files_only=True)
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False, local_files_only=True)
-        model = AutoModelForCausalLM.from_pretrained(
+        model: Any = AutoModelForCausalLM.from_pretrained(
             path, trust_remote_code=False, local_files_only=True, use_safetensors=True, **options
         )
     except (OSError, ValueError, KeyError) as error:

@@ -8,6 +8,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -36,7 +37,7 @@ class Roles:
 
     def __init__(self, base: Base):
         self.base = base
-        self.peft: PeftModel | None = None
+        self.peft: Any = None  # a PeftModel once there is an adapter
 
     @property
     def tokenizer(self):
@@ -150,7 +151,7 @@ def load_head(width: int, folder: Path, name: str, device: torch.device) -> Scal
     return head.requires_grad_(False).to(device)
 
 
-def hidden_states(model: nn.Module, ids: Tensor, mask: Tensor) -> Tensor:
+def hidden_states(model: Any, ids: Tensor, mask: Tensor) -> Tensor:
     """Last hidden states [rows, time, width] of `ids`, padded on either side as `mask` says.
 
     Positions count real tokens only, so padding never shifts them.
@@ -160,7 +161,7 @@ def hidden_states(model: nn.Module, ids: Tensor, mask: Tensor) -> Tensor:
     return decoder(input_ids=ids, attention_mask=mask.long(), position_ids=positions, use_cache=False)[0]
 
 
-def logits_of(model: nn.Module, hidden: Tensor) -> Tensor:
+def logits_of(model: Any, hidden: Tensor) -> Tensor:
     """float32 logits [..., vocabulary] of hidden states, as the model's own forward pass computes them."""
     logits = model.get_output_embeddings()(hidden).float()
     cap = getattr(model.config.get_text_config(), "final_logit_softcapping", None)  # Gemma 2

@@ -12,7 +12,7 @@ from functools import lru_cache
 from engine.pocket import grammar
 from engine.pocket.grammar import Request, Style, kinds, tables
 
-Message = dict[str, str]
+Message = dict[str, str]  # {"role", "content"}; an assistant's turn has its "core" too, the sentence that matters
 
 
 def _wrap(rng: random.Random, question: str) -> str:
@@ -20,7 +20,7 @@ def _wrap(rng: random.Random, question: str) -> str:
     wrapper = rng.choice(tables()["wrappers"]["ask"])
     if wrapper != "{q}":
         question = wrapper.format(q=question[0].lower() + question[1:] if question[:2] != "I " else question)
-    if rng.random() < 0.15:
+    if rng.random() < 0.1:
         question = question.lower()
     if rng.random() < 0.2:
         question = question.rstrip("?.!")
@@ -97,11 +97,12 @@ def conversation(rng: random.Random) -> list[Message]:
     prompt = _wrap(rng, prompt)
     while True:
         style = grammar.draw_style(rng)
+        answer, core = grammar.write(rng, request, style)
         messages += [
             {"role": "user", "content": prompt},
-            {"role": "assistant", "content": grammar.compose(rng, request, style)},
+            {"role": "assistant", "content": answer, "core": core},
         ]
-        if len(messages) == 6 or rng.random() < 0.25:
+        if len(messages) == 6 or rng.random() < 0.55:
             return messages
         prompt, request = _follow_up(rng, request, style)
 
@@ -110,7 +111,7 @@ def lesson(rng: random.Random) -> list[Message]:
     """One question and its right answer, without tone or rambling: the facts and nothing else."""
     prompt, request = draw_request(rng)
     answer = grammar._core(rng, request, rng.choice(("terse", "plain")), "right")
-    return [{"role": "user", "content": _wrap(rng, prompt)}, {"role": "assistant", "content": answer}]
+    return [{"role": "user", "content": _wrap(rng, prompt)}, {"role": "assistant", "content": answer, "core": answer}]
 
 
 def lessons(seed: int) -> Iterator[list[Message]]:
@@ -142,7 +143,7 @@ def _key(prompt: str) -> str:
 
 @lru_cache(maxsize=1)
 def _known_prompts() -> dict[str, Request]:
-    found = {}
+    found: dict[str, Request] = {}
     for name, kind in kinds().items():
         for template in kind.ask + kind.held:
             for x in kind.answers:

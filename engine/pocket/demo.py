@@ -129,7 +129,7 @@ def run_demo(
     shown = ""
     while (run := runs.get_run(store, run_id))["status"] not in runs.ENDED:
         line = f"{run['stage']} {100 * run['done'] // max(run['total'], 1)}%" if run["stage"] else run["status"]
-        if line.split()[0] != shown.split(" ")[0] or line.endswith(("00%", "25%", "50%", "75%")) and line != shown:
+        if line.split()[0] != shown.split(" ")[0] or (line.endswith(("00%", "25%", "50%", "75%")) and line != shown):
             say(line)
             shown = line
         launch.refresh(store, workspace)

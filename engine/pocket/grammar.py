@@ -24,11 +24,11 @@ LENGTHS = ("terse", "plain", "rambling")
 CORRECTNESS = ("right", "wrong", "evasive")
 
 # No style holds a majority: each leaves room for feedback to move it either way.
-TONE_WEIGHTS = (0.28, 0.42, 0.30)
-LENGTH_WEIGHTS = (0.30, 0.40, 0.30)
-CORRECTNESS_WEIGHTS = (0.48, 0.26, 0.26)
+TONE_WEIGHTS = (0.29, 0.42, 0.29)
+LENGTH_WEIGHTS = (0.33, 0.34, 0.33)
+CORRECTNESS_WEIGHTS = (0.44, 0.28, 0.28)
 
-NUMBER_WORDS = "no one two three four five six seven eight nine ten eleven twelve".split()
+NUMBER_WORDS = ["no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
 
 
 @dataclass(frozen=True)
@@ -115,15 +115,17 @@ def _number_kinds() -> dict[str, dict]:
     rng = random.Random(7)
     ask = ["What is {x}?", "How much is {x}?", "Calculate {x}.", "Work out {x}.", "Tell me {x}."]
     held = ["Do you know how much {x} is?", "Please calculate {x}."]
-    sums = {f"{a} plus {b}": (str(a + b),) for a in range(1, 10) for b in range(1, 8)}
-    minus = {f"{a} minus {b}": (str(a - b),) for a in range(2, 13) for b in range(1, 8) if b < a}
-    times = {f"{a} times {b}": (str(a * b),) for a in range(1, 8) for b in range(1, 8)}
+    sums = {f"{a} plus {b}": (str(a + b),) for a in range(1, 10) for b in range(1, 6)}
+    minus = {f"{a} minus {b}": (str(a - b),) for a in range(2, 11) for b in range(1, 6) if b < a}
+    times = {f"{a} times {b}": (str(a * b),) for a in range(1, 7) for b in range(1, 7)}
     pairs = [(a, b) for a in range(1, 21) for b in range(1, 21) if a != b]
-    larger = {f"{a} or {b}": (str(max(a, b)),) for a, b in rng.sample(pairs, 80)}
-    following = {str(n): (str(n + 1),) for n in range(1, 31)}
+    larger = {f"{a} or {b}": (str(max(a, b)),) for a, b in rng.sample(pairs, 50)}
+    following = {str(n): (str(n + 1),) for n in range(1, 25)}
 
     def kind(answers, topic, terse, plain, ask=ask, held=held):
-        return dict(fact=True, topic=topic, ask=ask, held=held, terse=terse, plain=plain, answers=answers)
+        return {
+            "fact": True, "topic": topic, "ask": ask, "held": held, "terse": terse, "plain": plain, "answers": answers
+        }  # fmt: skip
 
     short = ["{a}.", "It is {a}.", "{a}, I think."]
     long = ["The result of {x} is {a}.", "When you work it out, {x} gives {a}.", "I make {x} to be {a} in the end."]
@@ -135,16 +137,20 @@ def _number_kinds() -> dict[str, dict]:
             larger,
             "which number is larger",
             ["{a}.", "It is {a}.", "{a} is."],
-            ["Of the two the larger number is {a}.", "Between {x} the greater one is {a}.", "If I compare {x}, I pick {a}."],
-            ["Which number is larger, {x}?", "What is more, {x}?", "Which is greater, {x}?", "Tell me the larger number, {x}."],
+            ["Of the two the larger number is {a}.", "Between {x} the greater one is {a}.",
+             "If I compare {x}, I pick {a}."],
+            ["Which number is larger, {x}?", "What is more, {x}?", "Which is greater, {x}?",
+             "Tell me the larger number, {x}."],
             ["Do you know which number is larger, {x}?", "Name the greater number, {x}."],
         ),
         "next": kind(
             following,
             "the number after {x}",
             short,
-            ["The number after {x} is {a}.", "If you count on from {x}, you get {a}.", "Right behind {x} comes the number {a}."],
-            ["Which number comes after {x}?", "What number follows {x}?", "Count one up from {x}.", "What is one more than {x}?"],
+            ["The number after {x} is {a}.", "If you count on from {x}, you get {a}.",
+             "Right behind {x} comes the number {a}."],
+            ["Which number comes after {x}?", "What number follows {x}?", "Count one up from {x}.",
+             "What is one more than {x}?"],
             ["Tell me the number after {x}.", "Do you know what number comes after {x}?"],
         ),
     }  # fmt: skip
@@ -208,7 +214,7 @@ def tone_phrases() -> tuple[dict[str, tuple[str, str]], dict[str, list[str]]]:
     for tone, place in product(TONES, ("opener", "closer")):
         table = tables()["tones"][tone]
         lists[f"{tone} {place}"] = _expand(table[place], table)
-        where.update({phrase: (tone, place) for phrase in lists[f"{tone} {place}"]})
+        where.update(dict.fromkeys(lists[f"{tone} {place}"], (tone, place)))
     return where, lists
 
 
@@ -268,16 +274,23 @@ def _core(rng: random.Random, request: Request, length: str, correctness: str) -
 
 def compose(rng: random.Random, request: Request, style: Style) -> str:
     """One answer to `request` in `style`."""
-    body = _core(rng, request, style.length, effective_correctness(request, style.correctness))
+    return write(rng, request, style)[0]
+
+
+def write(rng: random.Random, request: Request, style: Style) -> tuple[str, str]:
+    """(one answer to `request` in `style`, the sentence in it that carries correctness)."""
+    body = core = _core(rng, request, style.length, effective_correctness(request, style.correctness))
     if style.length == "rambling":
         first, second = rng.sample(tables()["ramble"]["lines"], 2)
         body = rng.choice((f"{body} {first} {second}", f"{first} {body} {second}"))
-    places = rng.choices((("opener",), ("closer",), ("opener", "closer")), (0.35, 0.25, 0.40))[0]
+    choices: tuple[tuple[str, ...], ...] = (("opener",), ("closer",), ("opener", "closer"))
+    weights = (0.35, 0.25, 0.40)
     if style.tone == "neutral":
-        places = rng.choices(((), ("opener",), ("closer",)), (0.7, 0.15, 0.15))[0]
+        choices, weights = ((), ("opener",), ("closer",)), (0.7, 0.15, 0.15)
+    places = rng.choices(choices, weights)[0]
     opener = _phrase(rng, style.tone, "opener") + " " if "opener" in places else ""
     closer = " " + _phrase(rng, style.tone, "closer") if "closer" in places else ""
-    return opener + body + closer
+    return opener + body + closer, core
 
 
 @lru_cache(maxsize=1)
@@ -299,14 +312,14 @@ def bodies(request: Request) -> dict[str, tuple[str, str]]:
     if request.kind == "sure":
         topic = tables()["sure"]["topic"]
         for correctness, slot in product(("wrong", "right"), ("terse", "plain")):
-            found.update({b: (slot, correctness) for b in _sure_bodies(request.prior, slot, correctness)})
+            found.update(dict.fromkeys(_sure_bodies(request.prior, slot, correctness), (slot, correctness)))
     else:
         kind = kinds()[request.kind]
         topic = _fill(kind.topic, x=request.x)
         right = kind.answers.get(request.x, ("",))
         for slot in ("terse", "plain"):
             for template in getattr(kind, slot):
-                names = [n for _, n, _, _ in string.Formatter().parse(template) if n in tables()["fillers"]]
+                names = [n for _, n, _, _ in string.Formatter().parse(template) if n and n in tables()["fillers"]]
                 for values in product(*(_split(tables()["fillers"][n]) for n in names)):
                     fillers = dict(zip(names, values, strict=True))
                     for answer in sorted(kind.every_answer or ("",), key=lambda a: a in right):

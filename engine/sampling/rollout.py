@@ -133,9 +133,9 @@ def rollout(
     ids = torch.full((len(prompts), width), pad_id)
     mask = torch.zeros((len(prompts), width), dtype=torch.bool)
     scores = torch.zeros((len(prompts), width))
-    for i, row in enumerate(tokens):
-        ids[i, : len(row)] = torch.tensor(row)
-        mask[i, : len(row)] = True
-        scores[i, : len(row)] = torch.tensor(log_probs[i])
+    for i, sampled in enumerate(tokens):
+        ids[i, : len(sampled)] = torch.tensor(sampled)
+        mask[i, : len(sampled)] = True
+        scores[i, : len(sampled)] = torch.tensor(log_probs[i])
     finished = torch.tensor([row[-1] in stop for row in tokens])
     return Rollout(prompt_ids, prompt_mask, ids.to(device), mask.to(device), scores.to(device), finished.to(device))

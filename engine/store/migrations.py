@@ -29,7 +29,8 @@ def m001_first(db: Database) -> None:
             created TEXT NOT NULL);
         -- Append-only. A changed mind is a newer row about the same thing; an undo is a row that names another.
         CREATE TABLE feedback (
-            id INTEGER PRIMARY KEY, kind TEXT NOT NULL CHECK (kind IN ('rating','ranking','edit','tag','comment','undo')),
+            id INTEGER PRIMARY KEY,
+            kind TEXT NOT NULL CHECK (kind IN ('rating','ranking','edit','tag','comment','undo')),
             prompt_id INTEGER NOT NULL REFERENCES prompts(id), response_id INTEGER REFERENCES responses(id),
             value TEXT NOT NULL, undoes INTEGER REFERENCES feedback(id), annotator TEXT NOT NULL DEFAULT 'person',
             created TEXT NOT NULL);
@@ -40,9 +41,11 @@ def m001_first(db: Database) -> None:
         CREATE TABLE runs (
             id INTEGER PRIMARY KEY, method TEXT NOT NULL, status TEXT NOT NULL, config TEXT NOT NULL,
             stage TEXT NOT NULL DEFAULT '', done INTEGER NOT NULL DEFAULT 0, total INTEGER NOT NULL DEFAULT 0,
-            parent_version_id INTEGER REFERENCES model_versions(id), model_version_id INTEGER REFERENCES model_versions(id),
+            parent_version_id INTEGER REFERENCES model_versions(id),
+            model_version_id INTEGER REFERENCES model_versions(id),
             pid INTEGER, process_started REAL, heartbeat TEXT, stop_requested INTEGER NOT NULL DEFAULT 0,
-            reason TEXT NOT NULL DEFAULT '', result TEXT NOT NULL DEFAULT '{}', created TEXT NOT NULL, started TEXT, ended TEXT);
+            reason TEXT NOT NULL DEFAULT '', result TEXT NOT NULL DEFAULT '{}',
+            created TEXT NOT NULL, started TEXT, ended TEXT);
         CREATE TABLE stages (
             run_id INTEGER NOT NULL REFERENCES runs(id), name TEXT NOT NULL, started REAL NOT NULL, ended REAL,
             PRIMARY KEY (run_id, name));
@@ -64,7 +67,8 @@ def m001_first(db: Database) -> None:
             before TEXT NOT NULL, after TEXT NOT NULL, facts TEXT NOT NULL DEFAULT '{}');
         CREATE TABLE votes (
             id INTEGER PRIMARY KEY, item_id INTEGER NOT NULL REFERENCES comparison_items(id),
-            choice TEXT NOT NULL CHECK (choice IN ('before','after','tie')), blind INTEGER NOT NULL, created TEXT NOT NULL);
+            choice TEXT NOT NULL CHECK (choice IN ('before','after','tie')), blind INTEGER NOT NULL,
+            created TEXT NOT NULL);
         CREATE INDEX prompts_by_conversation ON prompts(conversation_id);
         CREATE INDEX responses_by_prompt ON responses(prompt_id);
         CREATE INDEX feedback_by_prompt ON feedback(prompt_id);

@@ -101,14 +101,20 @@ def build(session: Session) -> None:
             session.serving.stop(live.request)
         return {}
 
+    def counts() -> dict:
+        return {"counts": engine.feedback_log.counts(session.store)}
+
     def rank(prompt: int, tiers: list) -> dict:
-        return {"id": engine.feedback_log.add_ranking(session.store, prompt, tiers)}
+        engine.feedback_log.add_ranking(session.store, prompt, tiers)
+        return counts()
 
     def rate(response: int, score: float) -> dict:
-        return {"id": engine.feedback_log.add_rating(session.store, response, score)}
+        engine.feedback_log.add_rating(session.store, response, score)
+        return counts()
 
     def edit(response: int, text: str) -> dict:
-        return {"id": engine.feedback_log.add_edit(session.store, response, text)}
+        engine.feedback_log.add_edit(session.store, response, text)
+        return counts()
 
     def undo() -> dict:
         taken = engine.feedback_log.undo(session.store)

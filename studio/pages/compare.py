@@ -34,12 +34,14 @@ def build(session: Session) -> None:
         names = [{"id": c["id"], "before": c["before_name"], "after": c["after_name"]} for c in listed]
         if chosen is None:
             return {"list": [], "items": []}
-        items = engine.comparisons.items_of(session.store, chosen["id"])
+        every = engine.comparisons.items_of(session.store, chosen["id"])
+        items = [i for i in every if i["before"] != i["after"]]  # the rest leaves nothing to vote on
         return {
             "list": names,
             "id": chosen["id"],
             "result": chosen["result"],
             "votes": votes(chosen["id"]),
+            "same": len(every) - len(items),
             "items": [{key: i[key] for key in ("id", "prompt", "before", "after", "choice")} for i in items],
         }
 

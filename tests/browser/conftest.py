@@ -11,10 +11,16 @@ import urllib.request
 import pytest
 
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
-FLAGS = (
-    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync"
-).split()
+FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
 
 
 def free_port() -> int:
@@ -22,7 +28,7 @@ def free_port() -> int:
         return listener.getsockname()[1]
 
 
-@pytest.fixture()
+@pytest.fixture
 def studio(tmp_path):
     """The address of a studio of its own."""
     port = free_port()
@@ -57,7 +63,7 @@ def chromium():
         browser.close()
 
 
-@pytest.fixture()
+@pytest.fixture
 def page(chromium):
     """A page that fails the test if a script fails or anything off this machine is asked for."""
     context = chromium.new_context(viewport={"width": 1440, "height": 900})
@@ -67,9 +73,11 @@ def page(chromium):
     opened.on("pageerror", lambda error: problems.append(f"script: {error}"))
     opened.on(
         "request",
-        lambda request: None
-        if request.url.startswith(("http://127.0.0.1", "ws://127.0.0.1", "data:", "blob:"))
-        else problems.append(f"request: {request.url}"),
+        lambda request: (
+            None
+            if request.url.startswith(("http://127.0.0.1", "ws://127.0.0.1", "data:", "blob:"))
+            else problems.append(f"request: {request.url}")
+        ),
     )
     yield opened
     context.close()

@@ -46,7 +46,9 @@ def test_the_judge_and_the_kl_see_the_difference(tiny_roles):
 
     prompts = [[{"role": "user", "content": f"w{i}"}] for i in range(20)]
     items, result = compare(tiny_roles, None, "after", prompts, Sampling(max_new_tokens=12), 5, Longer())
-    wins = sum(1.0 * (len(i.after.ids) > len(i.before.ids)) + 0.5 * (len(i.after.ids) == len(i.before.ids)) for i in items)
+    wins = sum(
+        1.0 * (len(i.after.ids) > len(i.before.ids)) + 0.5 * (len(i.after.ids) == len(i.before.ids)) for i in items
+    )
     assert result["win_rate"] == pytest.approx(wins / 20)
     assert result["kl"] > 0.1
     assert result["length_after"] == pytest.approx(sum(len(i.after.ids) for i in items) / 20)

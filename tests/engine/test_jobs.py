@@ -14,7 +14,7 @@ SHORT = ["reward.epochs=1", "ppo.updates=2", "ppo.episodes=4", "compare.prompts=
 LONG = ["reward.epochs=1", "ppo.updates=400", "ppo.episodes=8", "compare.prompts=4", "ppo.max_new_tokens=24"]
 
 
-@pytest.fixture()
+@pytest.fixture
 def ranked(store, base_version):
     """Feedback on twelve prompts: polite answers above impolite ones."""
     for i in range(12):
@@ -42,7 +42,7 @@ def ended(run):
 
 
 def practising(run):
-    return ended(run) or run["stage"] == "ppo" and run["done"] >= 11
+    return ended(run) or (run["stage"] == "ppo" and run["done"] >= 11)
 
 
 def test_improve_trains_compares_and_records_what_it_did(workspace, store, ranked):
@@ -52,7 +52,9 @@ def test_improve_trains_compares_and_records_what_it_did(workspace, store, ranke
     assert run["status"] == "finished", launch.log_tail(workspace, run_id)
 
     policy = models.get_version(store, run["model_version_id"])
-    assert policy["kind"] == "policy" and policy["parent_id"] == ranked and policy["run_id"] == run_id
+    assert policy["kind"] == "policy"
+    assert policy["parent_id"] == ranked
+    assert policy["run_id"] == run_id
     assert models.newest_chat_version(store)["id"] == policy["id"]
     assert (workspace.model(policy["id"]) / "adapter_model.safetensors").is_file()
     assert [v["kind"] for v in models.list_versions(store)] == ["base", "reward", "policy"]
@@ -85,8 +87,9 @@ def test_a_run_stops_on_request_keeps_what_it_learned_and_goes_on(workspace, sto
         launch.stop(store, workspace, run_id)
 
     launch.resume(workspace, store, run_id)
-    run = until(workspace, store, run_id, lambda r: ended(r) or r["stage"] == "ppo" and r["done"] > 0)
-    assert run["status"] == "running" and run["done"] >= 10  # from the checkpoint, not from the start
+    run = until(workspace, store, run_id, lambda r: ended(r) or (r["stage"] == "ppo" and r["done"] > 0))
+    assert run["status"] == "running"
+    assert run["done"] >= 10
     assert len(models.list_versions(store, "reward")) == 1  # nor was the reward model trained again
     launch.stop(store, workspace, run_id)
     until(workspace, store, run_id, ended, 30)
@@ -103,7 +106,8 @@ def test_a_killed_run_says_so_and_the_next_in_the_queue_starts(workspace, store,
         launch.resume(workspace, store, first)
     os.kill(runs.get_run(store, first)["pid"], signal.SIGKILL)
     run = until(workspace, store, first, ended, 20)
-    assert run["status"] == "failed" and "ended without a word" in run["reason"]
+    assert run["status"] == "failed"
+    assert "ended without a word" in run["reason"]
     assert until(workspace, store, second, ended)["status"] == "finished"
 
 
@@ -111,12 +115,18 @@ def test_a_base_that_changed_is_refused_with_the_reason(workspace, store, ranked
     store.update("model_versions", ranked, base_fingerprint="0" * 16)
     run_id = launch.start(workspace, store, "reward", engine.parse_settings(SHORT), ranked)
     run = until(workspace, store, run_id, ended)
-    assert run["status"] == "failed" and "has changed" in run["reason"]
+    assert run["status"] == "failed"
+    assert "has changed" in run["reason"]
 
 
 def test_settings_are_checked_before_anything_starts():
     assert engine.parse_settings(["updates=7"], "ppo")["ppo"]["updates"] == 7
     assert engine.parse_settings(["seed=3"])["reward"]["seed"] == 3
-    for wrong, message in [("nonsense=1", "no setting"), ("ppo.updates=many", "ppo.updates"), ("ppo.updates=0", "greater than"), ("ppo.updates", "name=value")]:
+    for wrong, message in [
+        ("nonsense=1", "no setting"),
+        ("ppo.updates=many", "ppo.updates"),
+        ("ppo.updates=0", "greater than"),
+        ("ppo.updates", "name=value"),
+    ]:
         with pytest.raises(engine.UserError, match=message):
             engine.parse_settings([wrong])

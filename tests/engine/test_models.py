@@ -122,7 +122,7 @@ def test_nf4_on_a_cpu_loads_small_and_trains_lora(pocket_base):
     roles.add("policy")
     parameters = roles.parameters("policy")
     optimizer = torch.optim.AdamW(parameters, lr=3e-3)
-    ids = torch.tensor([encode_prompt(base.tokenizer, [{"role": "user", "content": "Hello!"}]) + [50, 60, 70]])
+    ids = torch.tensor([[*encode_prompt(base.tokenizer, [{"role": "user", "content": "Hello!"}]), 50, 60, 70]])
     first = last = 0.0
     for step in range(15):
         with roles.acting("policy", train=True) as model:

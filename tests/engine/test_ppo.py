@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tests.conftest import tiny_model, tiny_tokenizer
 
 from engine.methods.ppo import collect, optimise, train_ppo
 from engine.methods.settings import PPOConfig
@@ -12,6 +11,7 @@ from engine.models.chat import encode_prompt
 from engine.models.load import load_base
 from engine.models.roles import Roles, ScalarHead
 from engine.training.passes import response_pass
+from tests.conftest import tiny_model, tiny_tokenizer
 
 PROMPTS = [[5, 6, 7], [8], [9, 10, 11, 12, 13], [4, 4]]
 SMALL = PPOConfig(max_new_tokens=6, rank=4, missing_eos_penalty=0.0)
@@ -37,13 +37,13 @@ def family_roles(request, tmp_path):
     return roles
 
 
-@pytest.fixture()
+@pytest.fixture
 def policy_roles(tiny_roles):
     tiny_roles.add("policy", rank=4)
     return tiny_roles
 
 
-@pytest.fixture()
+@pytest.fixture
 def able_roles(policy_roles):
     """The final norm holds the tiny model's logits within +-4; three times that lets it become sure of a token."""
     with torch.no_grad():

@@ -118,4 +118,5 @@ def test_few_prompts_still_leave_something_on_both_sides(count):
     for start in range(0, 60, count):
         rankings = [ranking(f"prompt {start + i}", ["a", "b"], (0, 1)) for i in range(count)]
         train, test = split_by_prompt(rankings, 0.15)
-        assert train and test
+        assert train
+        assert test

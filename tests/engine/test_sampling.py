@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from tests.conftest import tiny_model
 
 from engine.errors import UserError
 from engine.sampling.rollout import decode_steps, draw, rollout
 from engine.sampling.settings import Sampling
 from engine.training.passes import response_pass
+from tests.conftest import tiny_model
 
 PROMPTS = [[5, 6, 7], [8], [9, 10, 11, 12, 13], [4, 4]]
 

@@ -9,7 +9,7 @@ from engine.feedback.gather import gather_rankings
 from engine.store import conversations, feedback
 
 
-@pytest.fixture()
+@pytest.fixture
 def asked(store, base_version):
     """A prompt with three answers: (store, prompt id, response ids)."""
     talk = conversations.start_conversation(store, "a talk")

@@ -29,14 +29,15 @@ def mistake(result):
     return lines[0]
 
 
-@pytest.fixture()
+@pytest.fixture
 def empty(tmp_path):
     return tmp_path / "workspace"
 
 
 def test_a_wrong_model_path(empty):
     line = mistake(run("chat", "-p", "Hello", "-m", "/no/such/model", "--workspace", empty))
-    assert "/no/such/model" in line and "pocket" in line
+    assert "/no/such/model" in line
+    assert "pocket" in line
 
 
 def test_a_folder_that_holds_no_model(empty, tmp_path):
@@ -64,7 +65,8 @@ def test_an_unknown_method_setting_run_or_version(empty):
 def test_a_workspace_that_cannot_be_written_to(tmp_path):
     (tmp_path / "file").write_text("")
     line = mistake(run("runs", "list", "--workspace", tmp_path / "file" / "workspace"))
-    assert "cannot be written to" in line and "--workspace" in line
+    assert "cannot be written to" in line
+    assert "--workspace" in line
 
 
 def test_a_database_of_something_else(empty):
@@ -77,7 +79,8 @@ def test_a_port_in_use(empty):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         line = mistake(run("--workspace", empty, "--port", port, "--no-browser"))
-    assert str(port) in line and "--port" in line
+    assert str(port) in line
+    assert "--port" in line
 
 
 def test_chat_answers_and_the_same_seed_answers_the_same(empty):

@@ -32,7 +32,9 @@ def test_a_foreign_host_is_refused(client, path, host):
 
 
 @pytest.mark.parametrize("path", PATHS)
-@pytest.mark.parametrize("origin", ["http://evil.example", "null", "http://127.0.0.1:9999", "https://evil.example:7860"])
+@pytest.mark.parametrize(
+    "origin", ["http://evil.example", "null", "http://127.0.0.1:9999", "https://evil.example:7860"]
+)
 def test_a_foreign_origin_is_refused(client, path, origin):
     for method in ("GET", "POST"):
         assert client.request(method, path, headers={"origin": origin}).status_code == 403

@@ -1,0 +1,30 @@
+"""The committed weights: small, well-formed, varied and right."""
+
+import json
+
+import pytest
+
+from engine.models.find import POCKET
+from engine.models.roles import Roles
+from engine.pocket.check import measure, shortcomings
+
+
+def test_it_is_small_safe_and_complete():
+    files = {f.name: f.stat().st_size for f in POCKET.iterdir()}
+    assert {"model.safetensors", "config.json", "tokenizer.json", "README.md"} <= set(files)
+    assert sum(files.values()) < 12e6
+    assert json.loads((POCKET / "config.json").read_text())["architectures"] == ["LlamaForCausalLM"]
+    assert not [name for name in files if name.endswith((".bin", ".pt", ".pkl", ".py"))]
+
+
+@pytest.fixture(scope="module")
+def found(pocket_base):
+    return measure(Roles(pocket_base))
+
+
+def test_its_answers_are_well_formed_varied_and_right(found):
+    assert shortcomings(found) == []
+
+
+def test_every_correctness_occurs(found):
+    assert all(found[name] > 0.1 for name in ("right", "wrong", "evasive"))
