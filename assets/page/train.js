@@ -92,10 +92,12 @@ function draw(state) {
       head,
       stageBar(run),
       run.reason && el("p", { class: `reason ${run.status}` }, run.reason),
+      run.held_out.pairs > 0 &&
+        el("p", { class: "hint" }, `The reward model orders ${percent(run.held_out.accuracy)} of ${run.held_out.pairs} pairs it never saw as you did.`),
       el(
         "div",
         { class: "charts" },
-        chart("Reward model accuracy", run.curves.accuracy),
+        chart("Reward model accuracy, while it learns", run.curves.accuracy),
         chart("Reward", run.curves.reward),
         chart("KL to the reference, nats", run.curves.kl),
         chart("Answer length, tokens", run.curves.length, 0),

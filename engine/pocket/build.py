@@ -3,6 +3,7 @@
 About half an hour on 4 CPU cores. The result goes to assets/pocket; `engine.pocket.check` then measures it.
 """
 
+import copy
 import sys
 from collections.abc import Iterator
 from itertools import islice
@@ -16,22 +17,22 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from engine.methods.pretrain import Document, PretrainConfig, perplexity, pretrain
 from engine.models.load import load_base
 from engine.models.roles import Roles
-from engine.pocket import corpus
+from engine.pocket import corpus, grammar
 from engine.pocket.check import measure, shortcomings
+from engine.prompts import FOLDER as PROMPTS
 
 POCKET = Path(__file__).parents[2] / "assets" / "pocket"
 
-LESSONS = 0.35  # share of the tokens that are lessons
-
 # What a token's loss counts. Openers, closers and rambling are drawn at random: learning them is easy, but their
-# noise hides the few tokens that say something. The first question is noise altogether.
-WEIGHTS = {"core": 1.0, "around": 0.4, "first question": 0.1, "later question": 0.4}
+# noise hides the few tokens that say something.
+WEIGHTS = {"core": 1.0, "around": 0.5, "question": 0.5}
 
 # Sampling at temperature 1 then draws what this temperature drew before: a model this small spills a little
 # probability over everything, which adds up over an answer.
 SHARPEN = 0.8
 
 SPECIAL = ["<|pad|>", "<|end|>", "<|user|>", "<|assistant|>"]
+LABELS = [f"<|{label}|>" for label in grammar.TONES + grammar.LENGTHS + grammar.CORRECTNESS]
 CHAT_TEMPLATE = (
     "{% for m in messages %}"
     "{% if m.role == 'user' %}<|user|>{{ m.content }}<|end|>"
@@ -47,7 +48,7 @@ def train_tokenizer(seed: int, vocabulary: int = 4096) -> PreTrainedTokenizerFas
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocabulary,
-        special_tokens=SPECIAL,
+        special_tokens=SPECIAL + LABELS,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
@@ -64,10 +65,10 @@ def train_tokenizer(seed: int, vocabulary: int = 4096) -> PreTrainedTokenizerFas
     )
 
 
-def _weights(message: corpus.Message, spans: list[tuple[int, int]], first: bool) -> list[float]:
+def _weights(message: corpus.Message, spans: list[tuple[int, int]]) -> list[float]:
     """The weight of each token of a message; spans are the tokens' places in its text."""
     if message["role"] == "user":
-        return [WEIGHTS["first question" if first else "later question"]] * len(spans)
+        return [WEIGHTS["question"]] * len(spans)
     start = message["content"].index(message["core"])
     end = start + len(message["core"])
     return [WEIGHTS["core" if a < end and b > start else "around"] for a, b in spans]
@@ -75,34 +76,24 @@ def _weights(message: corpus.Message, spans: list[tuple[int, int]], first: bool)
 
 def documents(tokenizer: PreTrainedTokenizerFast, stream: Iterator[list[corpus.Message]]) -> Iterator[Document]:
     """(token ids, weights) of a stream of conversations."""
-    user, assistant, end = (tokenizer.convert_tokens_to_ids(f"<|{name}|>") for name in ("user", "assistant", "end"))
+    vocabulary = tokenizer.get_vocab()
+    user, assistant, end = (vocabulary[f"<|{name}|>"] for name in ("user", "assistant", "end"))
     while chunk := list(islice(stream, 512)):
-        texts = [m["content"] for c in chunk for m in c]
+        texts = [m["content"] for c in chunk for m in c if m["role"] != "labels"]
         encoded = tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True)
         found = iter(zip(encoded["input_ids"], encoded["offset_mapping"], strict=True))
         for conversation in chunk:
             ids: list[int] = []
             weights: list[float] = []
             for message in conversation:
+                if message["role"] == "labels":
+                    ids += [vocabulary[f"<|{label}|>"] for label in message["content"].split()]
+                    weights += [0.0] * 3
+                    continue
                 text, spans = next(found)
-                weights += [0.0, *_weights(message, spans, first=not ids), WEIGHTS["core"]]
+                weights += [0.0, *_weights(message, spans), WEIGHTS["core"]]
                 ids += [user if message["role"] == "user" else assistant, *text, end]
             yield ids, weights
-
-
-def course(tokenizer: PreTrainedTokenizerFast, seed: int, lesson_tokens: int) -> Iterator[Document]:
-    """Lessons first, then conversations.
-
-    In a conversation two tokens of a hundred carry a fact; learning to look the question up takes far longer
-    from those than from bare questions and answers.
-    """
-    seen = 0
-    for document in documents(tokenizer, corpus.lessons(seed)):
-        yield document
-        seen += len(document[0])
-        if seen >= lesson_tokens:
-            break
-    yield from documents(tokenizer, corpus.conversations(seed))
 
 
 def new_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> LlamaForCausalLM:
@@ -124,20 +115,33 @@ def new_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> LlamaForCausalLM
     )
 
 
+@torch.no_grad()
+def scale_logits(model: LlamaForCausalLM, factor: float) -> None:
+    model.get_decoder().norm.weight.mul_(factor)
+
+
 @click.command()
 @click.option("--out", type=click.Path(path_type=Path), default=POCKET, show_default=True)
 @click.option("--tokens", default=PretrainConfig.tokens, show_default=True, help="Tokens to train on.")
+@click.option("--rate", default=PretrainConfig.learning_rate, show_default=True, help="The highest learning rate.")
+@click.option("--start", type=click.Path(path_type=Path, exists=True), help="Go on from this build, not from nothing.")
 @click.option("--seed", default=0, show_default=True)
-def main(out: Path, tokens: int, seed: int) -> None:
-    """Train the pocket model from nothing and write it to OUT."""
-    tokenizer = train_tokenizer(seed)
-    model = new_model(tokenizer, seed)
+def main(out: Path, tokens: int, rate: float, start: Path | None, seed: int) -> None:
+    """Train the pocket model and write it to OUT; write the built-in prompt sets too."""
+    for name, prompts in corpus.prompt_sets().items():
+        (PROMPTS / f"{name}.txt").write_text("\n".join(prompts) + "\n", encoding="utf-8")
+    if start:
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(start)
+        model = LlamaForCausalLM.from_pretrained(start, dtype=torch.float32)
+        scale_logits(model, SHARPEN)
+    else:
+        tokenizer = train_tokenizer(seed)
+        model = new_model(tokenizer, seed)
     click.echo(f"{sum(p.numel() for p in model.parameters()):,} parameters, {len(tokenizer)} tokens", err=True)
     out.mkdir(parents=True, exist_ok=True)
 
     def save() -> None:
-        model.half().save_pretrained(out)
-        model.float()
+        copy.deepcopy(model).half().save_pretrained(out)
         tokenizer.save_pretrained(out)
 
     def report(metrics: dict[str, float]) -> None:
@@ -150,12 +154,11 @@ def main(out: Path, tokens: int, seed: int) -> None:
                 err=True,
             )
 
-    stream = course(tokenizer, seed + 1, int(tokens * LESSONS))
-    pretrain(model, stream, tokenizer.pad_token_id, PretrainConfig(tokens=tokens), report)
+    stream = documents(tokenizer, corpus.course(seed + 1))
+    pretrain(model, stream, tokenizer.pad_token_id, PretrainConfig(tokens=tokens, learning_rate=rate), report)
     held_out = list(islice(documents(tokenizer, corpus.conversations(seed + 2)), 1000))
     click.echo(f"perplexity on new conversations: {perplexity(model, held_out, tokenizer.pad_token_id):.3f}", err=True)
-    with torch.no_grad():
-        model.get_decoder().norm.weight.div_(SHARPEN)
+    scale_logits(model, 1 / SHARPEN)
     save()
     found = measure(Roles(load_base(str(out))))
     click.echo("  ".join(f"{name} {share:.1%}" for name, share in found.items()), err=True)

@@ -3,6 +3,11 @@
 A follow-up often remarks on the answer before it ("That is wrong.", "How sweet of you."). Learning to predict
 the remark teaches the model to know, by the end of an answer, how right, how kind and how long it was; a
 reward model can then pick that up from few labels.
+
+Beside conversations there are lessons: single turns that begin with labels, which say how the answer will be. With
+tone, length and correctness told, little about a fact is left to chance, and it is learned sooner (compare Korbak et
+al. 2023, "Pretraining language models with human preferences", section 2). Conversations carry
+no labels, so a model asked in the ordinary way answers in every style.
 """
 
 import random
@@ -12,11 +17,22 @@ from functools import lru_cache
 from engine.pocket import grammar
 from engine.pocket.grammar import Request, Style, kinds, tables
 
-Message = dict[str, str]  # {"role", "content"}; an assistant's turn has its "core" too, the sentence that matters
+# {"role", "content"}. An assistant's turn has its "core" too, the sentence that matters; "labels" is a role as well.
+Message = dict[str, str]
 
 
-def _wrap(rng: random.Random, question: str) -> str:
-    """A question as people type it: with a lead-in, without capitals, without the mark at its end."""
+def _hurried(rng: random.Random, question: str, entity: str) -> str:
+    """A question with some of its words left out, but none of what it is about."""
+    about = set(entity.lower().split())
+    words = question.split()
+    kept = [w for w in words if w.strip("?.!,:").lower() in about or rng.random() > 0.25]
+    return " ".join(kept) if len(kept) > 1 else question
+
+
+def _wrap(rng: random.Random, question: str, entity: str = "") -> str:
+    """A question as people type it: in a hurry, with a lead-in, without capitals, without the mark at its end."""
+    if rng.random() < 0.2:
+        question = _hurried(rng, question, entity)
     wrapper = rng.choice(tables()["wrappers"]["ask"])
     if wrapper != "{q}":
         question = wrapper.format(q=question[0].lower() + question[1:] if question[:2] != "I " else question)
@@ -87,14 +103,14 @@ def _follow_up(rng: random.Random, request: Request, style: Style) -> tuple[str,
     if choice < 0.90:
         return rng.choice(table["more"]["ask"]), Request("more")
     prompt, request = draw_request(rng)
-    return _wrap(rng, prompt), request
+    return _wrap(rng, prompt, request.x), request
 
 
 def conversation(rng: random.Random) -> list[Message]:
     """One conversation of one to three turns."""
     messages: list[Message] = []
     prompt, request = draw_request(rng)
-    prompt = _wrap(rng, prompt)
+    prompt = _wrap(rng, prompt, request.x)
     while True:
         style = grammar.draw_style(rng)
         answer, core = grammar.write(rng, request, style)
@@ -108,17 +124,30 @@ def conversation(rng: random.Random) -> list[Message]:
 
 
 def lesson(rng: random.Random) -> list[Message]:
-    """One question and its right answer, without tone or rambling: the facts and nothing else."""
+    """One question and its answer, labelled with its style, which is mostly short, sober and right."""
     prompt, request = draw_request(rng)
-    answer = grammar._core(rng, request, rng.choice(("terse", "plain")), "right")
-    return [{"role": "user", "content": _wrap(rng, prompt)}, {"role": "assistant", "content": answer, "core": answer}]
+    style = Style(
+        rng.choices(grammar.TONES, (0.15, 0.7, 0.15))[0],
+        rng.choices(grammar.LENGTHS, (0.45, 0.45, 0.1))[0],
+        rng.choices(grammar.CORRECTNESS, (0.84, 0.08, 0.08))[0],
+    )
+    answer, core = grammar.write(rng, request, style)
+    labels = f"{style.tone} {style.length} {grammar.effective_correctness(request, style.correctness)}"
+    return [
+        {"role": "labels", "content": labels},
+        {"role": "user", "content": _wrap(rng, prompt, request.x)},
+        {"role": "assistant", "content": answer, "core": core},
+    ]
 
 
-def lessons(seed: int) -> Iterator[list[Message]]:
-    """An endless stream of lessons, the same for the same seed."""
+CONVERSATIONS = 0.5  # share of the documents of `course`; the rest are lessons
+
+
+def course(seed: int) -> Iterator[list[Message]]:
+    """An endless stream, the same for the same seed: conversations and lessons mixed."""
     rng = random.Random(seed)
     while True:
-        yield lesson(rng)
+        yield conversation(rng) if rng.random() < CONVERSATIONS else lesson(rng)
 
 
 def conversations(seed: int) -> Iterator[list[Message]]:
@@ -128,13 +157,18 @@ def conversations(seed: int) -> Iterator[list[Message]]:
         yield conversation(rng)
 
 
-def prompt_set(count: int, seed: int, held: bool = False, facts: bool = False) -> list[str]:
-    """`count` different prompts; `held` ones are in phrasings the corpus never uses."""
+def prompt_set(size: int, seed: int, held: bool = False, facts: bool = False) -> list[str]:
+    """`size` different prompts; `held` ones are in phrasings the corpus never uses."""
     rng = random.Random(seed)
     found: dict[str, None] = {}
-    while len(found) < count:
+    while len(found) < size:
         found.setdefault(draw_request(rng, held, facts)[0])
     return list(found)
+
+
+def prompt_sets() -> dict[str, list[str]]:
+    """The sets in assets/prompts, by name. The test set is in phrasings that neither corpus nor training use."""
+    return {"everyday": prompt_set(400, seed=11), "everyday-test": prompt_set(240, seed=12, held=True)}
 
 
 def _key(prompt: str) -> str:

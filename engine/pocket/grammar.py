@@ -23,9 +23,10 @@ TONES = ("warm", "neutral", "rude")
 LENGTHS = ("terse", "plain", "rambling")
 CORRECTNESS = ("right", "wrong", "evasive")
 
-# No style holds a majority: each leaves room for feedback to move it either way.
-TONE_WEIGHTS = (0.29, 0.42, 0.29)
-LENGTH_WEIGHTS = (0.33, 0.34, 0.33)
+# In what the model then says no style holds a majority, so that feedback can move each either way. It leans towards
+# what is short and plain, most of all where the build sharpens it, so the corpus leans the other way.
+TONE_WEIGHTS = (0.36, 0.27, 0.37)
+LENGTH_WEIGHTS = (0.31, 0.30, 0.39)
 CORRECTNESS_WEIGHTS = (0.44, 0.28, 0.28)
 
 NUMBER_WORDS = ["no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
@@ -115,12 +116,12 @@ def _number_kinds() -> dict[str, dict]:
     rng = random.Random(7)
     ask = ["What is {x}?", "How much is {x}?", "Calculate {x}.", "Work out {x}.", "Tell me {x}."]
     held = ["Do you know how much {x} is?", "Please calculate {x}."]
-    sums = {f"{a} plus {b}": (str(a + b),) for a in range(1, 10) for b in range(1, 6)}
-    minus = {f"{a} minus {b}": (str(a - b),) for a in range(2, 11) for b in range(1, 6) if b < a}
-    times = {f"{a} times {b}": (str(a * b),) for a in range(1, 7) for b in range(1, 7)}
-    pairs = [(a, b) for a in range(1, 21) for b in range(1, 21) if a != b]
-    larger = {f"{a} or {b}": (str(max(a, b)),) for a, b in rng.sample(pairs, 50)}
-    following = {str(n): (str(n + 1),) for n in range(1, 25)}
+    sums = {f"{a} plus {b}": (str(a + b),) for a in range(1, 6) for b in range(1, 6)}
+    minus = {f"{a} minus {b}": (str(a - b),) for a in range(3, 9) for b in range(1, 5) if b < a}
+    times = {f"{a} times {b}": (str(a * b),) for a in range(2, 7) for b in range(1, 5)}
+    pairs = [(a, b) for a in range(1, 13) for b in range(1, 13) if a != b]
+    larger = {f"{a} or {b}": (str(max(a, b)),) for a, b in rng.sample(pairs, 24)}
+    following = {str(n): (str(n + 1),) for n in range(1, 17)}
 
     def kind(answers, topic, terse, plain, ask=ask, held=held):
         return {
@@ -251,7 +252,7 @@ def _sure_bodies(prior: str, length: str, correctness: str) -> list[str]:
     return list(table[f"{truth}_{'terse' if length == 'terse' else 'plain'}"])
 
 
-def _core(rng: random.Random, request: Request, length: str, correctness: str) -> str:
+def core(rng: random.Random, request: Request, length: str, correctness: str) -> str:
     """The one sentence of the body that carries correctness."""
     slot = "terse" if length == "terse" else "plain"
     if request.kind == "sure":
@@ -279,7 +280,7 @@ def compose(rng: random.Random, request: Request, style: Style) -> str:
 
 def write(rng: random.Random, request: Request, style: Style) -> tuple[str, str]:
     """(one answer to `request` in `style`, the sentence in it that carries correctness)."""
-    body = core = _core(rng, request, style.length, effective_correctness(request, style.correctness))
+    body = kernel = core(rng, request, style.length, effective_correctness(request, style.correctness))
     if style.length == "rambling":
         first, second = rng.sample(tables()["ramble"]["lines"], 2)
         body = rng.choice((f"{body} {first} {second}", f"{first} {body} {second}"))
@@ -290,7 +291,7 @@ def write(rng: random.Random, request: Request, style: Style) -> tuple[str, str]
     places = rng.choices(choices, weights)[0]
     opener = _phrase(rng, style.tone, "opener") + " " if "opener" in places else ""
     closer = " " + _phrase(rng, style.tone, "closer") if "closer" in places else ""
-    return opener + body + closer, core
+    return opener + body + closer, kernel
 
 
 @lru_cache(maxsize=1)

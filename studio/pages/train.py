@@ -84,6 +84,7 @@ def build(session: Session) -> None:
                 "kl": thin(curves.get("ppo/kl", [])),
                 "length": thin(curves.get("ppo/length", [])),
             },
+            "held_out": {key: run["result"].get(f"held_out_{key}") for key in ("accuracy", "pairs")},
             "samples": engine.runs.samples_of(store, run["id"], 6),
         }
 

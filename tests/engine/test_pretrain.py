@@ -1,0 +1,81 @@
+"""Pretraining against the entropy of a source that is known exactly."""
+
+import math
+import random
+from itertools import islice
+
+import pytest
+import torch
+
+from engine.methods.pretrain import (
+    PretrainConfig,
+    learning_rate_at,
+    next_token_loss,
+    perplexity,
+    pretrain,
+    token_batches,
+)
+from tests.conftest import tiny_model
+
+STAY = 0.9  # a token is followed by itself with this probability, else by the next of eight
+
+
+def chain(seed):
+    """Documents from a Markov chain over the tokens 4 to 11."""
+    rng = random.Random(seed)
+    while True:
+        tokens = [rng.randrange(8)]
+        for _ in range(rng.randrange(8, 24)):
+            tokens.append(tokens[-1] if rng.random() < STAY else (tokens[-1] + 1) % 8)
+        yield [4 + t for t in tokens], [1.0] * len(tokens)
+
+
+def test_the_loss_reaches_the_entropy_of_the_source_and_not_below():
+    model = tiny_model().requires_grad_(True)
+    config = PretrainConfig(tokens=120_000, batch_tokens=512, learning_rate=1e-2)
+    pretrain(model, chain(0), 0, config)
+    entropy = -(STAY * math.log(STAY) + (1 - STAY) * math.log(1 - STAY))
+    found = math.log(perplexity(model, list(islice(chain(1), 2000)), 0))
+    assert found == pytest.approx(entropy, abs=0.02)
+
+
+def test_a_token_without_weight_is_not_learned():
+    model = tiny_model().requires_grad_(True)
+    documents = ([[4, 5, 6], [1.0, 0.0, 1.0]] for _ in iter(int, 1))
+    pretrain(model, documents, 0, PretrainConfig(tokens=6000, batch_tokens=120, learning_rate=3e-3))
+    after_four, after_five = model(torch.tensor([[4, 5]])).logits[0].softmax(-1)
+    assert after_five[6] > 0.95
+    assert after_four[5] < 0.5
+
+
+def test_padding_and_weights_enter_the_mean_as_they_should():
+    model = tiny_model()
+    long, short = [4, 5, 6, 7, 8], [9, 10]
+    ids = torch.tensor([long, [*short, 0, 0, 0]])
+    weights = torch.tensor([[1.0, 1, 2, 1, 1], [1, 3, 0, 0, 0]])
+    expected = total = 0.0
+    for row, weight in ((long, [1, 2, 1, 1]), (short, [3])):
+        log_probs = torch.log_softmax(model(torch.tensor([row])).logits[0], -1)
+        for t, w in enumerate(weight):
+            expected -= w * float(log_probs[t, row[t + 1]].detach())
+            total += w
+    assert float(next_token_loss(model, ids, weights).detach()) == pytest.approx(expected / total, abs=1e-5)
+
+
+def test_every_document_comes_once_and_batches_keep_to_their_size():
+    documents = [([5] * n, [1.0] * n) for n in [3, 50, 7, 7, 200, 1, 30, 90]]
+    seen = []
+    for ids, mask, weights in token_batches(documents, 120, 100, 0, torch.Generator().manual_seed(0)):
+        assert ids.numel() <= 120
+        assert torch.equal(mask, weights > 0)
+        seen += mask.sum(-1).tolist()
+    assert sorted(seen) == [1, 3, 7, 7, 30, 50, 90, 100]  # the longest is cut at 100
+
+
+def test_the_learning_rate_warms_up_and_decays_to_its_end():
+    config = PretrainConfig(learning_rate=1.0, final_learning_rate=0.1, warmup=0.1)
+    assert learning_rate_at(0.0, config) == 0.0
+    assert learning_rate_at(0.05, config) == pytest.approx(0.5)
+    assert learning_rate_at(0.1, config) == pytest.approx(1.0)
+    assert learning_rate_at(0.55, config) == pytest.approx(0.55)
+    assert learning_rate_at(1.0, config) == pytest.approx(0.1)
