@@ -29,7 +29,7 @@ WEIGHTS = {"core": 1.0, "around": 0.5, "question": 0.5}
 
 # Sampling at temperature 1 then draws what this temperature drew before: a model this small spills a little
 # probability over everything, which adds up over an answer.
-SHARPEN = 0.8
+SHARPEN = 0.75
 
 SPECIAL = ["<|pad|>", "<|end|>", "<|user|>", "<|assistant|>"]
 LABELS = [f"<|{label}|>" for label in grammar.TONES + grammar.LENGTHS + grammar.CORRECTNESS]

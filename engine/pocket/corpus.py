@@ -140,7 +140,7 @@ def lesson(rng: random.Random) -> list[Message]:
     ]
 
 
-CONVERSATIONS = 0.5  # share of the documents of `course`; the rest are lessons
+CONVERSATIONS = 0.6  # share of the documents of `course`; the rest are lessons
 
 
 def course(seed: int) -> Iterator[list[Message]]:

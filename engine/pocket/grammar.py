@@ -26,7 +26,7 @@ CORRECTNESS = ("right", "wrong", "evasive")
 # In what the model then says no style holds a majority, so that feedback can move each either way. It leans towards
 # what is short and plain, most of all where the build sharpens it, so the corpus leans the other way.
 TONE_WEIGHTS = (0.36, 0.27, 0.37)
-LENGTH_WEIGHTS = (0.31, 0.30, 0.39)
+LENGTH_WEIGHTS = (0.28, 0.27, 0.45)
 CORRECTNESS_WEIGHTS = (0.44, 0.28, 0.28)
 
 NUMBER_WORDS = ["no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
