@@ -1,5 +1,8 @@
 """Reward model: the base with its own adapter and a scalar head on the last token, trained on rankings.
 
+The last token is the one that opens the person's next turn: there a language model has to have made up its mind how
+the answer will be taken, which is just what the head is to learn.
+
 Loss: Bradley-Terry over all pairs of each ranking (`losses.ranking_loss`). Afterwards scores are shifted and
 scaled to mean 0 and variance 1 on answers of the starting policy (Ziegler et al. 2019, section 2.2).
 """
@@ -14,7 +17,7 @@ from engine.errors import UserError
 from engine.feedback.examples import Ranking
 from engine.methods import losses
 from engine.methods.settings import RewardConfig
-from engine.models.chat import Message, encode_prompt, encode_response
+from engine.models.chat import Message, encode_prompt, encode_response, next_turn
 from engine.models.roles import Roles, ScalarHead, hidden_states
 from engine.sampling.answers import answer
 from engine.sampling.settings import Sampling
@@ -31,6 +34,19 @@ class RewardModel:
     role: str = "reward"
     mean: float = 0.0
     std: float = 1.0
+
+    def __post_init__(self) -> None:
+        self.opener = next_turn(self.roles.tokenizer)
+
+    def pad(self, rows: list[list[int]], limit: int | None = None) -> tuple[Tensor, Tensor]:
+        """(ids, mask) [rows, time] of prompt-and-answer rows, the next turn's opening behind each.
+
+        Of a row that is longer than `limit` tokens, or than the model reads, the start is left out.
+        """
+        limit = min(limit or 1 << 30, self.roles.tokenizer.model_max_length)
+        full = [[*row, *self.opener][-limit:] for row in rows]
+        ids, mask = pad_right(full, self.roles.tokenizer.pad_token_id)
+        return ids.to(self.roles.base.device), mask.to(self.roles.base.device)
 
     def raw(self, ids: Tensor, mask: Tensor) -> Tensor:
         """Scores [rows] before normalisation of whole sequences [rows, time], padded on either side."""
@@ -50,9 +66,7 @@ class RewardModel:
         out = torch.zeros(len(sequences))
         for start in range(0, len(order), batch):
             index = order[start : start + batch]
-            ids, mask = pad_right([sequences[i] for i in index], self.roles.tokenizer.pad_token_id)
-            device = self.roles.base.device
-            out[index] = self.raw(ids.to(device), mask.to(device)).float().cpu()
+            out[index] = self.raw(*self.pad([sequences[i] for i in index])).float().cpu()
         return (out - self.mean) / self.std
 
     def score_texts(self, items: list[tuple[list[Message], str, bool]]) -> Tensor:
@@ -65,23 +79,22 @@ def sequence(tokenizer, messages: list[Message], response: str, finished: bool =
     return encode_prompt(tokenizer, messages) + encode_response(tokenizer, response, finished)
 
 
-def _batch(roles: Roles, rankings: list[Ranking], limit: int) -> tuple[Tensor, ...]:
+def _batch(reward: RewardModel, rankings: list[Ranking], limit: int) -> tuple[Tensor, ...]:
     """(ids, mask) of all responses, and (slot, ranks, present) that put their scores into [rankings, K]."""
-    tokenizer = roles.tokenizer
+    tokenizer = reward.roles.tokenizer
     rows = [
-        sequence(tokenizer, r.messages, text, done)[-limit:]
+        sequence(tokenizer, r.messages, text, done)
         for r in rankings
         for text, done in zip(r.responses, r.finished, strict=True)
     ]
-    ids, mask = pad_right(rows, tokenizer.pad_token_id)
+    ids, mask = reward.pad(rows, limit)
     width = max(len(r.responses) for r in rankings)
     present = torch.zeros(len(rankings), width, dtype=torch.bool)
     ranks = torch.zeros(len(rankings), width)
     for i, r in enumerate(rankings):
         present[i, : len(r.responses)] = True
         ranks[i, : len(r.responses)] = torch.tensor(r.ranks)
-    device = roles.base.device
-    return ids.to(device), mask.to(device), ranks.to(device), present.to(device)
+    return ids, mask, ranks.to(ids.device), present.to(ids.device)
 
 
 def _scores(reward: RewardModel, model, ids: Tensor, mask: Tensor, present: Tensor) -> Tensor:
@@ -95,9 +108,7 @@ def accuracy(reward: RewardModel, rankings: list[Ranking], config: RewardConfig)
     """(pairs ordered right, untied pairs) over `rankings`."""
     right = pairs = 0
     for start in range(0, len(rankings), config.batch_rankings):
-        ids, mask, ranks, present = _batch(
-            reward.roles, rankings[start : start + config.batch_rankings], config.max_length
-        )
+        ids, mask, ranks, present = _batch(reward, rankings[start : start + config.batch_rankings], config.max_length)
         with reward.roles.acting(reward.role) as model:
             scores = _scores(reward, model, ids, mask, present)
         hit, count = losses.ranking_accuracy(scores, ranks, present)
@@ -138,7 +149,7 @@ def train_reward(
             scale = min(1.0, (progress + 1 / total) / config.warmup) * max(1 - progress, 0.02)
             for group, peak in zip(optimizer.param_groups, peaks, strict=True):
                 group["lr"] = peak * scale
-            ids, mask, ranks, present = _batch(roles, order[start : start + config.batch_rankings], config.max_length)
+            ids, mask, ranks, present = _batch(reward, order[start : start + config.batch_rankings], config.max_length)
             with roles.acting("reward", train=True) as model:
                 scores = _scores(reward, model, ids, mask, present)
                 loss = losses.ranking_loss(scores, ranks, present)

@@ -29,10 +29,10 @@ class RewardConfig:
 @dataclass(frozen=True)
 class PPOConfig:
     updates: Count = 40
-    episodes: Count = 32  # answers per update
+    episodes: Count = 48  # answers per update
     epochs: Count = 4
     minibatches: Count = 2
-    learning_rate: Positive = 1e-3
+    learning_rate: Positive = 6e-4
     value_learning_rate: Positive = 5e-3
     rank: Count = 16
     clip: Positive = 0.2
@@ -41,7 +41,7 @@ class PPOConfig:
     gamma: Share = 1.0
     lam: Share = 0.95
     kl_coefficient: NotNegative = 0.1
-    kl_target: Positive = 6.0  # nats per answer
+    kl_target: Positive = 4.0  # nats per answer
     kl_horizon: Positive = 400.0  # episodes
     stop_kl: Positive = 0.1  # per token, within one update
     missing_eos_penalty: NotNegative = 1.0

@@ -36,15 +36,32 @@ def fits(tokenizer: PreTrainedTokenizerBase, messages: list[Message], room: int)
 
 
 def _encode(tokenizer: PreTrainedTokenizerBase, messages: list[Message]) -> list[int]:
+    return tokenizer(_render(tokenizer, messages), add_special_tokens=False)["input_ids"]
+
+
+def _render(tokenizer: PreTrainedTokenizerBase, messages: list[Message]) -> str:
     template = tokenizer.chat_template or DEFAULT_TEMPLATE
-    text = tokenizer.apply_chat_template(messages, chat_template=template, add_generation_prompt=True, tokenize=False)
-    return tokenizer(text, add_special_tokens=False)["input_ids"]
+    return tokenizer.apply_chat_template(messages, chat_template=template, add_generation_prompt=True, tokenize=False)
 
 
 def encode_response(tokenizer: PreTrainedTokenizerBase, text: str, finished: bool = True) -> list[int]:
     """Token ids of an answer, with the end token where it ended by itself."""
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
     return [*ids, tokenizer.eos_token_id] if finished else ids
+
+
+def next_turn(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Token ids that stand between an answer's end token and the words of the person's next turn.
+
+    Empty where the template does not take an answer as it is.
+    """
+    turns = [{"role": r, "content": c} for r, c in (("user", "A"), ("assistant", "BETWEEN"), ("user", "THESE"))]
+    try:
+        text = _render(tokenizer, turns)
+    except Exception:  # a template may refuse anything, in any way; the answer's own last token serves as well
+        return []
+    opening = text.partition("BETWEEN")[2].partition("THESE")[0].removeprefix(str(tokenizer.eos_token))
+    return tokenizer(opening, add_special_tokens=False)["input_ids"]
 
 
 def decode(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> str:

@@ -67,7 +67,7 @@ def train_tokenizer(seed: int, vocabulary: int = 4096) -> PreTrainedTokenizerFas
 
 def _weights(message: corpus.Message, spans: list[tuple[int, int]]) -> list[float]:
     """The weight of each token of a message; spans are the tokens' places in its text."""
-    if message["role"] == "user":
+    if "core" not in message:
         return [WEIGHTS["question"]] * len(spans)
     start = message["content"].index(message["core"])
     end = start + len(message["core"])

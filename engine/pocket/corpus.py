@@ -1,7 +1,7 @@
 """Conversations for the pocket model: prompts in many phrasings, answers in every style, follow-ups.
 
-A follow-up often remarks on the answer before it ("That is wrong.", "How sweet of you."). Learning to predict
-the remark teaches the model to know, by the end of an answer, how right, how kind and how long it was; a
+A follow-up often remarks on the answer before it ("Wrong, that is not so.", "How sweet of you."). Learning to predict
+the remark teaches the model to know, as the next turn opens, how right, how kind and how long the answer was; a
 reward model can then pick that up from few labels.
 
 Beside conversations there are lessons: single turns that begin with labels, which say how the answer will be. With
@@ -17,7 +17,7 @@ from functools import lru_cache
 from engine.pocket import grammar
 from engine.pocket.grammar import Request, Style, kinds, tables
 
-# {"role", "content"}. An assistant's turn has its "core" too, the sentence that matters; "labels" is a role as well.
+# {"role", "content"}, and "core", the part of it that matters most; "labels" is a role as well.
 Message = dict[str, str]
 
 
@@ -140,14 +140,24 @@ def lesson(rng: random.Random) -> list[Message]:
     ]
 
 
-CONVERSATIONS = 0.6  # share of the documents of `course`; the rest are lessons
+def verdict(rng: random.Random) -> list[Message]:
+    """One question, its answer and a remark on how right that was; the remark weighs as much as a fact."""
+    prompt, request = draw_request(rng)
+    style = grammar.draw_style(rng)
+    answer, core = grammar.write(rng, request, style)
+    remark = rng.choice(tables()["react"][grammar.effective_correctness(request, style.correctness)])
+    return [
+        {"role": "user", "content": _wrap(rng, prompt, request.x)},
+        {"role": "assistant", "content": answer, "core": core},
+        {"role": "user", "content": remark, "core": remark},
+    ]
 
 
 def course(seed: int) -> Iterator[list[Message]]:
-    """An endless stream, the same for the same seed: conversations and lessons mixed."""
+    """An endless stream, the same for the same seed: conversations, lessons and verdicts mixed."""
     rng = random.Random(seed)
     while True:
-        yield conversation(rng) if rng.random() < CONVERSATIONS else lesson(rng)
+        yield rng.choices((conversation, lesson, verdict), (0.45, 0.2, 0.35))[0](rng)
 
 
 def conversations(seed: int) -> Iterator[list[Message]]:

@@ -1,5 +1,6 @@
 """The reward model against known answers, and what it learns from."""
 
+import copy
 import math
 import random
 from dataclasses import replace
@@ -11,6 +12,7 @@ from engine.errors import UserError
 from engine.feedback.examples import Ranking, split_by_prompt
 from engine.methods.reward import RewardModel, accuracy, normalise, train_reward
 from engine.methods.settings import RewardConfig
+from engine.models.chat import next_turn
 from engine.models.roles import ScalarHead
 from engine.sampling.answers import answer
 from engine.sampling.settings import Sampling
@@ -73,7 +75,18 @@ def test_the_score_is_read_off_the_last_real_token_wherever_the_padding_is(tiny_
     left = torch.tensor([[5, 6, 7, 8], [0, 0, 0, 9], [0, 0, 10, 11]])
     left_mask = torch.tensor([[1, 1, 1, 1], [0, 0, 0, 1], [0, 0, 1, 1]], dtype=torch.bool)
     assert reward.raw(left, left_mask).tolist() == pytest.approx(alone, abs=1e-4)
-    assert reward.scores(rows, batch=2).tolist() == pytest.approx(alone, abs=1e-4)
+    opened = [reward.raw(*pad_right([row + reward.opener], 0)).item() for row in rows]
+    assert reward.scores(rows, batch=2).tolist() == pytest.approx(opened, abs=1e-4)
+
+
+def test_the_score_is_read_where_the_next_turn_opens(pocket_base, tiny_roles):
+    opens = next_turn(pocket_base.tokenizer)
+    assert pocket_base.tokenizer.convert_ids_to_tokens(opens) == ["<|user|>"]
+    # Where a model has no template of its own, the plain one serves: "\nUser: " stands between the turns.
+    assert RewardModel(tiny_roles, ScalarHead(tiny_roles.width)).opener == next_turn(tiny_roles.tokenizer) != []
+    broken = copy.copy(pocket_base.tokenizer)
+    broken.chat_template = "{{ raise_exception('one turn only') }}"
+    assert next_turn(broken) == []
 
 
 def test_scores_are_normalised_on_answers_of_the_starting_policy(tiny_roles):
