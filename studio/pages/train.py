@@ -32,7 +32,7 @@ PRESETS = {
     "balanced": {},
     "thorough": {"reward": {"epochs": 16}, "ppo": {"updates": 80}, "compare": {"prompts": 128}},
 }
-ENOUGH = 12  # rankings and edits below which the advice is to give more
+ENOUGH = 50  # rankings and edits below which the advice is to give more
 
 
 def _advice(counts: dict[str, int]) -> str:
@@ -40,7 +40,7 @@ def _advice(counts: dict[str, int]) -> str:
     if not given and not counts["rating"]:
         return "No feedback yet. Rank some answers in Chat: that is what the model learns from."
     if given < ENOUGH:
-        return f"Enough to try. From about {ENOUGH} rankings on the change is easy to see."
+        return f"Enough to try. With about {ENOUGH} rankings the change is easy to see."
     return "Enough to see a change. More feedback makes it surer."
 
 
