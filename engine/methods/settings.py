@@ -28,11 +28,11 @@ class RewardConfig:
 
 @dataclass(frozen=True)
 class PPOConfig:
-    updates: Count = 40
-    episodes: Count = 48  # answers per update
+    updates: Count = 70
+    episodes: Count = 64  # answers per update
     epochs: Count = 4
     minibatches: Count = 2
-    learning_rate: Positive = 6e-4
+    learning_rate: Positive = 4e-4
     value_learning_rate: Positive = 5e-3
     rank: Count = 16
     clip: Positive = 0.2

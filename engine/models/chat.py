@@ -41,7 +41,10 @@ def _encode(tokenizer: PreTrainedTokenizerBase, messages: list[Message]) -> list
 
 def _render(tokenizer: PreTrainedTokenizerBase, messages: list[Message]) -> str:
     template = tokenizer.chat_template or DEFAULT_TEMPLATE
-    return tokenizer.apply_chat_template(messages, chat_template=template, add_generation_prompt=True, tokenize=False)
+    rendered = tokenizer.apply_chat_template(
+        messages, chat_template=template, add_generation_prompt=True, tokenize=False
+    )
+    return str(rendered)
 
 
 def encode_response(tokenizer: PreTrainedTokenizerBase, text: str, finished: bool = True) -> list[int]:
