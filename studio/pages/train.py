@@ -28,9 +28,9 @@ SKELETON = """
 """
 
 PRESETS = {
-    "quick": {"reward": {"epochs": 8}, "ppo": {"updates": 15}, "compare": {"prompts": 32}},
+    "quick": {"reward": {"epochs": 8}, "ppo": {"updates": 15, "learning_rate": 1e-3}, "compare": {"prompts": 32}},
     "balanced": {},
-    "thorough": {"reward": {"epochs": 16}, "ppo": {"updates": 80}, "compare": {"prompts": 128}},
+    "thorough": {"reward": {"epochs": 16}, "ppo": {"updates": 140}, "compare": {"prompts": 128}},
 }
 ENOUGH = 50  # rankings and edits below which the advice is to give more
 

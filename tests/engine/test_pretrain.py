@@ -10,6 +10,7 @@ import torch
 from engine.methods.pretrain import (
     PretrainConfig,
     learning_rate_at,
+    make_optimizers,
     next_token_loss,
     perplexity,
     pretrain,
@@ -70,6 +71,18 @@ def test_every_document_comes_once_and_batches_keep_to_their_size():
         assert torch.equal(mask, weights > 0)
         seen += mask.sum(-1).tolist()
     assert sorted(seen) == [1, 3, 7, 7, 30, 50, 90, 100]  # the longest is cut at 100
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_every_weight_has_one_optimiser_and_the_vocabulary_is_not_muons(family):
+    model = tiny_model(family)
+    muon, adam = (
+        [id(p) for g in o.param_groups for p in g["params"]] for o in make_optimizers(model, PretrainConfig())
+    )
+    assert sorted(muon + adam) == sorted(map(id, model.parameters()))
+    for ends in (model.get_input_embeddings(), model.get_output_embeddings()):
+        assert id(ends.weight) in adam
+    assert len(muon) >= 8
 
 
 def test_the_learning_rate_warms_up_and_decays_to_its_end():
