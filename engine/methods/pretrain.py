@@ -91,7 +91,8 @@ def learning_rate_at(progress: float, config: PretrainConfig) -> float:
 
 def make_optimizers(model, config: PretrainConfig) -> list[torch.optim.Optimizer]:
     """Muon for the matrices between embedding and head, AdamW for what else there is."""
-    ends = {id(m.weight) for m in (model.get_input_embeddings(), model.get_output_embeddings())}
+    tables = [m for m in model.modules() if isinstance(m, torch.nn.Embedding)]
+    ends = {id(m.weight) for m in (*tables, model.get_output_embeddings())}
     inner = [p for p in model.parameters() if p.dim() == 2 and id(p) not in ends]
     rest = [p for p in model.parameters() if p.dim() != 2 or id(p) in ends]
     return [
