@@ -29,7 +29,7 @@ class Batch:
     rollout: Rollout
     reference_log_probs: Tensor
     values: Tensor
-    scores: Tensor  # [rows], after the missing-EOS penalty
+    scores: Tensor  # [rows], after the penalty for answers without an end or without words
     advantages: Tensor
     returns: Tensor
 
@@ -56,8 +56,11 @@ def collect(
     with roles.acting(reference) as model:
         reference_log_probs, _, _ = response_pass(model, None, drawn, everything, config.temperature)
     scores = scorer.scores([prompt + drawn.tokens(i) for i, prompt in enumerate(prompts)]).to(roles.base.device)
-    scores = torch.where(drawn.finished, scores, scores - config.missing_eos_penalty)
     mask = drawn.response_mask
+    # An answer needs an end, and something before it: no person has ever ranked an empty one, so a reward model's
+    # score of it means nothing, and a taste for short answers would end there. Neither may pass for a good answer.
+    whole = drawn.finished & (mask.sum(-1) > 1)
+    scores = torch.where(whole, scores, scores.clamp_max(0) - config.missing_eos_penalty)
     rewards = losses.token_rewards(scores, drawn.log_probs, reference_log_probs, mask, kl_coefficient)
     advantages, returns = losses.gae(rewards, values, mask, config.gamma, config.lam)
     return Batch(drawn, reference_log_probs, values, scores, losses.masked_whiten(advantages, mask), returns)

@@ -97,13 +97,16 @@ def test_advantages_are_whitened_over_response_tokens_only(policy_roles):
     assert (batch.advantages[~mask] == 0).all()
 
 
-def test_an_answer_without_an_end_pays_the_penalty(policy_roles):
+def test_an_answer_without_an_end_or_without_words_pays_the_penalty(policy_roles):
     config = replace(SMALL, missing_eos_penalty=2.5)
-    _, batch = experience(policy_roles, config, TokenScorer(lambda s: 0.0), prompts=PROMPTS * 4)
-    finished = batch.rollout.finished
-    assert finished.any() and not finished.all(), "both kinds must occur"
-    assert (batch.scores[finished] == 0).all()
-    assert (batch.scores[~finished] == -2.5).all()
+    _, batch = experience(policy_roles, config, TokenScorer(lambda s: 0.75), prompts=PROMPTS * 40)
+    finished, empty = batch.rollout.finished, batch.rollout.response_mask.sum(-1) == 1
+    kinds = {"whole": finished & ~empty, "cut off": ~finished, "empty": finished & empty}
+    assert all(rows.any() for rows in kinds.values()), "each kind must occur"
+    assert (batch.scores[kinds["whole"]] == 0.75).all()
+    # However well the scorer thought of them, they score below an average answer, which is 0.
+    assert (batch.scores[kinds["cut off"]] == -2.5).all()
+    assert (batch.scores[kinds["empty"]] == -2.5).all()
 
 
 def test_steps_end_when_the_policy_has_moved_too_far(policy_roles):
