@@ -59,8 +59,9 @@ def collect(
     mask = drawn.response_mask
     # An answer needs an end, and something before it: no person has ever ranked an empty one, so a reward model's
     # score of it means nothing, and a taste for short answers would end there. Neither may pass for a good answer.
-    whole = drawn.finished & (mask.sum(-1) > 1)
-    scores = torch.where(whole, scores, scores.clamp_max(0) - config.missing_eos_penalty)
+    if config.missing_eos_penalty:
+        whole = drawn.finished & (mask.sum(-1) > 1)
+        scores = torch.where(whole, scores, scores.clamp_max(0) - config.missing_eos_penalty)
     rewards = losses.token_rewards(scores, drawn.log_probs, reference_log_probs, mask, kl_coefficient)
     advantages, returns = losses.gae(rewards, values, mask, config.gamma, config.lam)
     return Batch(drawn, reference_log_probs, values, scores, losses.masked_whiten(advantages, mask), returns)

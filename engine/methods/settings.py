@@ -44,7 +44,7 @@ class PPOConfig:
     kl_target: Positive = 4.0  # nats per answer
     kl_horizon: Positive = 400.0  # episodes
     stop_kl: Positive = 0.1  # per token, within one update
-    missing_eos_penalty: NotNegative = 1.0
+    missing_eos_penalty: NotNegative = 1.0  # for answers without an end or without words; 0 for none
     max_grad_norm: Positive = 1.0
     temperature: Positive = 1.0
     max_new_tokens: Count = 96
