@@ -41,8 +41,8 @@ class PPOConfig:
     gamma: Share = 1.0
     lam: Share = 0.95
     kl_coefficient: NotNegative = 0.1
-    kl_target: Positive = 4.0  # nats per answer
-    kl_horizon: Positive = 400.0  # episodes
+    kl_target: Positive = 3.0  # nats per answer
+    kl_horizon: Positive = 100.0  # episodes
     stop_kl: Positive = 0.1  # per token, within one update
     missing_eos_penalty: NotNegative = 1.0  # for answers without an end or without words; 0 for none
     max_grad_norm: Positive = 1.0
