@@ -7,7 +7,8 @@ reward model can then pick that up from few labels.
 Beside conversations there are lessons: single turns that begin with labels, which say how the answer will be. With
 tone, length and correctness told, little about a fact is left to chance, and it is learned sooner (compare Korbak et
 al. 2023, "Pretraining language models with human preferences", section 2). Conversations carry
-no labels, so a model asked in the ordinary way answers in every style.
+no labels, so a model asked in the ordinary way answers in every style. And there are verdicts: an answer, and a remark
+on nothing but how right it was.
 """
 
 import random
