@@ -31,6 +31,11 @@ bench: $(VENV)/.ready
 pocket: $(VENV)/.ready
 	@$(BIN)/python -m engine.pocket.build
 
+# The tests against trl run where the extra `bench` is there too.
+$(VENV)/.ready-bench: pyproject.toml requirements.lock | $(BIN)/python
+	@$(INSTALL) --editable '.[test,bench]'
+	@touch $@ $(VENV)/.ready-test $(VENV)/.ready
+
 clean:
 	rm -rf $(VENV)
 

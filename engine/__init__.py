@@ -28,6 +28,7 @@ _NAMES = {
     "ServingClient": "engine.serving.client",
     "compare_versions": "engine.jobs.recipes",
     "diagnose": "engine.doctor",
+    "import_file": "engine.feedback.importing",
     "run_demo": "engine.pocket.demo",
 }
 

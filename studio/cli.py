@@ -137,19 +137,72 @@ def chat(group_workspace, prompt, model, count, seed, temperature, top_p, max_ne
     answer_with({"model": version["name"], "responses": answers}, as_json, "\n".join(a["text"] for a in answers))
 
 
-@main.command()
+@main.command(name="import")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--format", "form", default="auto", show_default=True, help="What the file holds; auto looks.")
+@workspace_option
+@json_option
+@click.pass_obj
+def import_(group_workspace, file: Path, form: str, workspace, as_json: bool) -> None:
+    """Bring in prompts, demonstrations or preferences from FILE.
+
+    \b
+    text      a prompt a line               csv       prompts in a column "prompt"
+    jsonl     {"prompt"}                    alpaca    {"instruction", "input", "output"}
+    hh-rlhf   {"chosen", "rejected"}        sharegpt  {"conversations", "chosen", "rejected"}
+    thumbs    {"messages", "label"}         trl       {"prompt", "chosen", "rejected"}
+    """
+    _, store = _open(workspace or group_workspace)
+    result = engine.import_file(store, file, form)
+    lines = [f"{result['imported']} imported as {result['format']}, {result['duplicates']} were there already."]
+    if result["refused"]:
+        lines.append(f"{result['refused']} could not be read:")
+        lines += [f"  record {e['line']}: {e['reason']}" for e in result["errors"][:5]]
+        lines += ["  ..."] if result["refused"] > 5 else []
+    answer_with(result, as_json, "\n".join(lines))
+
+
+METHODS = {
+    "improve": "a reward model on your feedback, PPO against it, and a comparison",
+    "reward": "a reward model on your feedback",
+    "ppo": "PPO against the newest reward model",
+    "reinforce": "the policy gradient (RLOO, GRPO) against the newest reward model",
+    "sft": "copy your edits and the answers you liked best",
+    "dpo": "prefer what you ranked higher, without a reward model",
+    "kto": "more of what you liked, less of what you did not; thumbs are enough",
+    "ilql": "Q-learning on the answers you judged",
+}
+
+
+@main.command(
+    epilog="Methods:\n\n\b\n" + "\n".join(f"{name:<10} {what}" for name, what in METHODS.items()),
+)
 @click.argument("method")
 @click.option("--base", help="What to start from: a model version, a folder, or a cached model.")
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Change a setting, such as ppo.updates=20.")
+@click.option(
+    "--reward-function", metavar="FILE.PY:NAME",
+    help="A Python function (prompt, response) -> float that scores answers, for ppo and reinforce.",
+)  # fmt: skip
 @click.option("--detach", is_flag=True, help="Return at once; `runs show` tells how it goes.")
 @workspace_option
 @json_option
 @click.pass_obj
-def train(group_workspace, method: str, base, settings, detach: bool, workspace, as_json: bool) -> None:
-    """Train by METHOD: reward, ppo, or improve (reward, ppo and a comparison in one)."""
+def train(
+    group_workspace, method: str, base, settings, reward_function, detach: bool, workspace, as_json: bool
+) -> None:
+    """Train by METHOD and keep what comes out as a model version."""
     space, store = _open(workspace or group_workspace)
+    if reward_function:
+        if method not in ("ppo", "reinforce"):
+            raise engine.UserError("--reward-function scores answers for the methods ppo and reinforce.")
+        path, colon, name = reward_function.rpartition(":")
+        if not colon or not Path(path).is_file():
+            raise engine.UserError(f'There is no reward function "{reward_function}". Write it as file.py:name.')
+        settings = [*settings, f"reward_function={Path(path).resolve()}:{name}"]
     config = engine.parse_settings(list(settings), method)
-    if method in ("reward", "improve") and not engine.feedback_log.counts(store)["prompts"]:
+    needs_feedback = method in METHODS and method not in ("ppo", "reinforce")
+    if needs_feedback and not engine.feedback_log.counts(store)["prompts"]:
         raise engine.UserError(
             "There is no feedback in this workspace yet. Rank some answers on the page first, "
             "or try `rlhf-studio demo`."

@@ -8,9 +8,8 @@ from engine.evaluation.winrate import win_rate
 from engine.models.chat import Message
 from engine.models.roles import Roles
 from engine.sampling.answers import Answer, answer
-from engine.sampling.rollout import Rollout, pad_left
+from engine.sampling.rollout import as_rollout
 from engine.sampling.settings import Sampling
-from engine.training.batches import pad_right
 from engine.training.passes import Scorer, response_pass
 
 
@@ -35,9 +34,7 @@ def log_prob_of(
     totals: list[float] = []
     for start in range(0, len(answers), batch):
         part = answers[start : start + batch]
-        prompt_ids, prompt_mask = pad_left([a.prompt_ids for a in part], pad, device)
-        ids, mask = (t.to(device) for t in pad_right([a.ids for a in part], pad))
-        drawn = Rollout(prompt_ids, prompt_mask, ids, mask, torch.zeros(ids.shape, device=device), mask[:, 0])
+        drawn = as_rollout([a.prompt_ids for a in part], [a.ids for a in part], [], pad, device)
         with roles.acting(role) as model:
             log_probs, _, _ = response_pass(model, None, drawn, torch.arange(len(part), device=device), temperature)
         totals += log_probs.sum(-1).tolist()
@@ -64,7 +61,7 @@ def compare(
     kls = [a - b for a, b in ratio]
     scores: list[tuple[float | None, float | None]] = [(None, None)] * len(first)
     if reward is not None:
-        both = [reward.scores([a.prompt_ids + a.ids for a in side]).tolist() for side in (first, second)]
+        both = [reward.scores(side).tolist() for side in (first, second)]
         scores = list(zip(*both, strict=True))
     items = [
         Item(c[-1]["content"], b, a, rb, ra, kl)

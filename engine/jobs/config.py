@@ -1,12 +1,20 @@
 """A run's settings: what a person may set, checked before anything starts. Needs no torch."""
 
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from typing import Annotated, Any
 
 from pydantic import Field, TypeAdapter, ValidationError
 
 from engine.errors import UserError
-from engine.methods.settings import PPOConfig, RewardConfig
+from engine.methods.settings import (
+    DPOConfig,
+    ILQLConfig,
+    KTOConfig,
+    PPOConfig,
+    ReinforceConfig,
+    RewardConfig,
+    SFTConfig,
+)
 from engine.sampling.settings import Sampling
 
 
@@ -19,14 +27,20 @@ class CompareConfig:
 
 @dataclass(frozen=True)
 class RunConfig:
-    """Everything a run was told. `reward`, `ppo` and `compare` are the settings of those stages."""
+    """Everything a run was told. What is nested are the settings of the stage of that name."""
 
     precision: str = "auto"
     threads: int = 0  # 0: as many as torch finds
-    reward_model: int | None = None  # for ppo alone: the version that scores; default the newest
+    reward_model: int | None = None  # the version that scores for ppo and reinforce; default the newest
+    reward_function: str | None = None  # file.py:name, scores in place of a reward model
     prompt_set: str = "everyday"  # built-in prompts beside the person's own; "none" for only those
     reward: RewardConfig = field(default_factory=RewardConfig)
     ppo: PPOConfig = field(default_factory=PPOConfig)
+    reinforce: ReinforceConfig = field(default_factory=ReinforceConfig)
+    sft: SFTConfig = field(default_factory=SFTConfig)
+    dpo: DPOConfig = field(default_factory=DPOConfig)
+    kto: KTOConfig = field(default_factory=KTOConfig)
+    ilql: ILQLConfig = field(default_factory=ILQLConfig)
     compare: CompareConfig = field(default_factory=CompareConfig)
 
     def as_dict(self) -> dict:
@@ -38,6 +52,7 @@ class RunConfig:
         return Sampling(temperature=self.compare.temperature, max_new_tokens=self.ppo.max_new_tokens)
 
 
+STAGES = ("reward", "ppo", "reinforce", "sft", "dpo", "kto", "ilql")  # whose settings have a seed
 _adapter = TypeAdapter(RunConfig)
 
 
@@ -66,16 +81,15 @@ def parse_settings(assignments: list[str], method: str = "improve") -> dict:
     sets the seed of every stage.
     """
     flat, known = {}, known_settings()
-    own = {f.name for f in fields({"reward": RewardConfig, "ppo": PPOConfig}.get(method, CompareConfig))}
     for assignment in assignments:
         name, sign, value = assignment.partition("=")
         name = name.strip()
         if not sign:
             raise UserError(f'"{assignment}" is not a setting. Write it as name=value, such as ppo.updates=20.')
         if name == "seed":
-            flat.update({"reward.seed": value, "ppo.seed": value})
+            flat.update({f"{stage}.seed": value for stage in STAGES})
             continue
-        if name not in known and name in own and method in ("reward", "ppo"):
+        if name not in known and f"{method}.{name}" in known:
             name = f"{method}.{name}"
         if name not in known:
             raise UserError(f'There is no setting "{name}". There are: {", ".join(sorted(known))}, seed.')

@@ -12,7 +12,7 @@ from engine.store import runs
 from engine.store.db import Store, now
 from engine.workspace import Workspace
 
-METHODS = ("reward", "ppo", "improve")
+METHODS = ("improve", "reward", "ppo", "reinforce", "sft", "dpo", "kto", "ilql")
 
 
 def start(workspace: Workspace, store: Store, method: str, config: dict, parent_version_id: int) -> int:

@@ -2,24 +2,35 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
 
 from engine.errors import UserError
 from engine.evaluation.compare import Item, compare
-from engine.feedback.examples import Ranking, split_by_prompt
-from engine.feedback.gather import gather_rankings
+from engine.evaluation.reward_report import reward_report
+from engine.feedback.examples import held_out, split_by_prompt
+from engine.feedback.gather import gather_rankings, gather_valued
 from engine.jobs.config import RunConfig, read_config
+from engine.methods.dpo import train_dpo
+from engine.methods.function import load_function
+from engine.methods.ilql import train_ilql
+from engine.methods.kto import train_kto
 from engine.methods.ppo import train_ppo
-from engine.methods.reward import RewardModel, normalise, train_reward
+from engine.methods.reinforce import train_reinforce
+from engine.methods.reward import RewardModel, load_reward, normalise, ranking_scores, train_reward
+from engine.methods.settings import OnlineConfig
+from engine.methods.sft import demonstration_loss, train_sft, worth_copying
 from engine.models.chat import Message, fits
 from engine.models.load import load_base
-from engine.models.roles import Roles, check_base, load_head, save_head
+from engine.models.roles import Roles
 from engine.prompts import load_prompts
-from engine.sampling.settings import Sampling
-from engine.store import comparisons, conversations, models, runs
+from engine.store import comparisons, conversations, feedback, models, runs
 from engine.store.db import Store
+from engine.training import checkpoint
 from engine.training.context import Context, Stopped
+from engine.training.passes import Scorer
 from engine.workspace import Workspace
 
 
@@ -40,9 +51,21 @@ class Job:
     def parent(self) -> dict:
         return models.get_version(self.store, self.run["parent_version_id"])
 
-    def finish(self, version_id: int, result: dict) -> None:
-        self.store.update("runs", self.run["id"], model_version_id=version_id, result=self.run["result"] | result)
+    def checkpoints(self, stage: str) -> Path:
+        return self.workspace.run(self.run["id"]) / "checkpoints" / stage
+
+    def keep(self, result: dict, version_id: int | None = None) -> None:
+        """Note what came out so far; `version_id` is the run's model."""
+        values: dict = {"result": self.run["result"] | result}
+        if version_id is not None:
+            values["model_version_id"] = version_id
+        self.store.update("runs", self.run["id"], **values)
         self.run = runs.get_run(self.store, self.run["id"])
+
+    def used(self, train: list, test: list) -> None:
+        """Note exactly which feedback the run learns from, and which it measures with."""
+        sides = [sorted({i for example in side for i in example.feedback_ids}) for side in (train, test)]
+        runs.record_feedback(self.store, self.run["id"], *sides)
 
 
 def load_roles(job: Job) -> tuple[Roles, str | None]:
@@ -70,69 +93,98 @@ def attach(roles: Roles, workspace: Workspace, version: dict, role: str) -> str 
     return role
 
 
-def load_reward(roles: Roles, workspace: Workspace, version: dict) -> RewardModel:
-    """A stored reward model. Raises UserError where it belongs to another base."""
-    folder = workspace.model(version["id"])
-    facts = check_base(folder, roles.base)
-    roles.load("reward", folder)
-    head = load_head(roles.width, folder, "reward_head", roles.base.device)
-    return RewardModel(roles, head, mean=facts["reward_mean"], std=facts["reward_std"])
-
-
-def training_prompts(job: Job, tokenizer) -> list[list[Message]]:
-    """What the policy practises on: the person's own prompts and the built-in set, without repeats.
+def training_prompts(job: Job, roles: Roles, room: int) -> tuple[list[list[Message]], list[list[Message]]]:
+    """(what the policy practises on, what is kept for measuring): the person's own prompts and the built-in set.
 
     A conversation that leaves no room for an answer is left out; it must not end a run that could go without it.
     """
     own = conversations.own_prompts(job.store)
     builtin = [[{"role": "user", "content": p}] for p in load_prompts(job.config.prompt_set)]
-    found = {repr(c): c for c in own + builtin if fits(tokenizer, c, job.config.ppo.max_new_tokens)}
+    found = {repr(c): c for c in own + builtin if fits(roles.tokenizer, c, room)}
     if not found:
         raise UserError("There are no prompts to practise on. Chat a little first, or set prompt_set=everyday.")
-    return list(found.values())
+    share = job.config.reward.held_out
+    kept = [c for c in found.values() if held_out(tuple((m["role"], m["content"]) for m in c), share)]
+    return list(found.values()), kept
 
 
-def _reward(job: Job, roles: Roles, start: str | None) -> RewardModel:
-    rankings: list[Ranking] = gather_rankings(job.store)
-    if not rankings:
+def make_reward(job: Job, roles: Roles, start: str | None) -> RewardModel:
+    """Train a reward model on the store's feedback and keep it as a version; one already made is taken up."""
+    done = job.run["result"].get("reward_model")
+    if done:
+        return load_reward(roles, job.workspace.model(done))
+    rankings = gather_rankings(job.store)
+    graded = [v for v in gather_valued(job.store) if v.grade is not None]
+    if not rankings and not graded:
         raise UserError("There is no feedback to learn from yet. Rank or edit some answers in Chat first.")
     train, test = split_by_prompt(rankings, job.config.reward.held_out)
-    sides = [sorted({i for r in side for i in r.feedback_ids}) for side in (train, test)]
-    runs.record_feedback(job.store, job.run["id"], *sides)
-    reward, figures = train_reward(roles, train, test, job.config.reward, job.context)
-    sampling = Sampling(max_new_tokens=job.config.ppo.max_new_tokens)
-    normalise(reward, start, training_prompts(job, roles.tokenizer)[:128], sampling, job.config.reward.seed)
+    kept_back = {r.prompt for r in test}
+    ratings = [v for v in graded if v.prompt not in kept_back]
+    job.used([*train, *ratings], test)
+    folder = job.checkpoints("reward")
+    reward, figures = train_reward(roles, train, test, job.config.reward, job.context, ratings, folder)
+    report = reward_report(test, ranking_scores(reward, test) if test else [], feedback.judged_twice(job.store))
+    sampling = job.config.sampling
+    prompts, _ = training_prompts(job, roles, sampling.max_new_tokens)
+    normalise(reward, start, prompts[:128], sampling, job.config.reward.seed)
     number = len(models.list_versions(job.store, "reward")) + 1
-    version = models.add_version(job.store, "reward", f"reward-{number}", job.parent, job.run["id"], figures)
-    folder = job.workspace.model(version)
-    roles.save("reward", folder, {"kind": "reward", "reward_mean": reward.mean, "reward_std": reward.std})
-    save_head(reward.head, folder, "reward_head")
-    job.finish(version, {"reward_model": version} | figures)
+    facts = {"method": "reward", **figures, "report": report}
+    version = models.add_version(job.store, "reward", f"reward-{number}", job.parent, job.run["id"], facts)
+    reward.save(job.workspace.model(version))
+    job.keep({"reward_model": version} | figures, version)
     return reward
 
 
-def _ppo(job: Job, roles: Roles, start: str | None, reward: RewardModel) -> dict:
-    """Train a policy and keep it as a version; stopped early, what it had reached is kept all the same."""
-    roles.add("policy", rank=job.config.ppo.rank, seed=job.config.ppo.seed)
+def find_scorer(job: Job, roles: Roles, config: OnlineConfig) -> Scorer:
+    """What scores answers: the run's reward function, the reward model it names, or the newest of this base."""
+    if job.config.reward_function:
+        return load_function(job.config.reward_function)
+    stored = models.list_versions(job.store, "reward")
+    stored = [v for v in stored if v["base_fingerprint"] == roles.base.fingerprint] or stored
+    if job.config.reward_model is not None:
+        stored = [models.get_version(job.store, job.config.reward_model)]
+    if not stored:
+        raise UserError("There is no reward model yet. Train one first: rlhf-studio train reward.")
+    reward = load_reward(roles, job.workspace.model(stored[-1]["id"]))
+    reward.pessimism = config.pessimism
+    return reward
+
+
+def make_policy(
+    job: Job, roles: Roles, start: str | None, stage: str, train: Callable[[Path], dict[str, float]]
+) -> dict:
+    """Train the role "policy" and keep it as a version; stopped early, what it had reached is kept all the same."""
+    settings = getattr(job.config, stage)
+    roles.add("policy", rank=settings.rank, seed=settings.seed)
     if start:
         roles.copy(start, "policy")
-    checkpoints = job.workspace.run(job.run["id"])
-    stopped = None
-    figures: dict = {}
+    stopped, figures = None, {}
     try:
-        prompts = training_prompts(job, roles.tokenizer)
-        figures = train_ppo(roles, reward, prompts, job.config.ppo, start, job.context, checkpoints)
+        figures = train(job.checkpoints(stage))
     except Stopped as stop:
-        if not (checkpoints / "ppo.pt").is_file():
+        if not checkpoint.exists(job.checkpoints(stage)):
             raise  # nothing learned yet that would be worth a version
         stopped = stop
     number = len(models.list_versions(job.store, "policy")) + 1
-    version = models.add_version(job.store, "policy", f"round-{number}", job.parent, job.run["id"], figures)
+    facts = {"method": job.run["method"], **figures}
+    version = models.add_version(job.store, "policy", f"round-{number}", job.parent, job.run["id"], facts)
     roles.save("policy", job.workspace.model(version), {"kind": "policy"})
-    job.finish(version, {f"ppo_{key}": value for key, value in figures.items()})
+    job.keep({f"{stage}_{key}": value for key, value in figures.items()}, version)
     if stopped:
         raise stopped
     return models.get_version(job.store, version)
+
+
+def compare_with_parent(job: Job, roles: Roles, start: str | None, after: dict, scorer: Scorer | None) -> None:
+    """Answer held-out prompts before and after, keep the comparison, and make the new version the one to chat with."""
+    job.context.stage("compare", 0, 1)
+    settings = job.config.compare
+    prompts = [[{"role": "user", "content": p}] for p in load_prompts("everyday-test")[: settings.prompts]]
+    items, result = compare(roles, start, "policy", prompts, job.config.sampling, settings.seed, scorer)
+    store_comparison(job.store, job.parent["id"], after["id"], items, result, job.run["id"])
+    models.promote(job.store, after["id"])
+    job.keep({"comparison": result}, after["id"])
+    job.context.stage("compare", 1, 1)
 
 
 def store_comparison(store: Store, before: int, after: int, items: list[Item], result: dict, run: int | None) -> int:
@@ -157,39 +209,87 @@ def store_comparison(store: Store, before: int, after: int, items: list[Item], r
 
 def run_reward(job: Job) -> None:
     roles, start = load_roles(job)
-    _reward(job, roles, start)
+    make_reward(job, roles, start)
+
+
+def _online(job: Job, stage: str, roles: Roles, start: str | None, scorer: Scorer) -> None:
+    """PPO or the policy gradient against `scorer`, then the comparison."""
+    settings = getattr(job.config, stage)
+    prompts, kept = training_prompts(job, roles, settings.max_new_tokens)
+    if settings.select_every:  # what the best policy is chosen by, it must not have practised on
+        prompts = [p for p in prompts if p not in kept]
+    extra: dict = {}
+    if stage == "ppo" and settings.pretraining_weight:
+        examples = worth_copying(gather_valued(job.store), job.config.sft)
+        extra["extra_loss"] = demonstration_loss(roles, examples, job.config.sft)
+    train: Any = train_ppo if stage == "ppo" else train_reinforce
+    after = make_policy(
+        job, roles, start, stage,
+        lambda folder: train(roles, scorer, prompts, settings, start, job.context, folder, kept, **extra),
+    )  # fmt: skip
+    compare_with_parent(job, roles, start, after, scorer)
 
 
 def run_ppo(job: Job) -> None:
     roles, start = load_roles(job)
-    stored = models.list_versions(job.store, "reward")
-    if job.config.reward_model is not None:
-        stored = [models.get_version(job.store, job.config.reward_model)]
-    if not stored:
-        raise UserError("There is no reward model yet. Train one first: rlhf-studio train reward.")
-    _ppo(job, roles, start, load_reward(roles, job.workspace, stored[-1]))
+    _online(job, "ppo", roles, start, find_scorer(job, roles, job.config.ppo))
+
+
+def run_reinforce(job: Job) -> None:
+    roles, start = load_roles(job)
+    _online(job, "reinforce", roles, start, find_scorer(job, roles, job.config.reinforce))
 
 
 def run_improve(job: Job) -> None:
     """Reward model, then PPO, then the comparison of before and after."""
     roles, start = load_roles(job)
-    done = job.run["result"].get("reward_model")
-    if done:  # a resumed run has its reward model already
-        reward = load_reward(roles, job.workspace, models.get_version(job.store, done))
-    else:
-        reward = _reward(job, roles, start)
-    after = _ppo(job, roles, start, reward)
-    job.context.stage("compare", 0, 1)
-    settings = job.config.compare
-    prompts = [[{"role": "user", "content": p}] for p in load_prompts("everyday-test")[: settings.prompts]]
-    items, result = compare(roles, start, "policy", prompts, job.config.sampling, settings.seed, reward)
-    store_comparison(job.store, job.parent["id"], after["id"], items, result, job.run["id"])
-    models.promote(job.store, after["id"])
-    job.finish(after["id"], {"comparison": result})
-    job.context.stage("compare", 1, 1)
+    reward = make_reward(job, roles, start)
+    reward.pessimism = job.config.ppo.pessimism
+    _online(job, "ppo", roles, start, reward)
 
 
-RECIPES: dict[str, Callable[[Job], None]] = {"reward": run_reward, "ppo": run_ppo, "improve": run_improve}
+def _offline(job: Job, stage: str, learn: Callable[[Roles, str | None, Path], dict[str, float]]) -> None:
+    roles, start = load_roles(job)
+    after = make_policy(job, roles, start, stage, lambda folder: learn(roles, start, folder))
+    stored = [v for v in models.list_versions(job.store, "reward") if v["base_fingerprint"] == roles.base.fingerprint]
+    judge = load_reward(roles, job.workspace.model(stored[-1]["id"])) if stored else None
+    compare_with_parent(job, roles, start, after, judge)
+
+
+def run_sft(job: Job) -> None:
+    examples = worth_copying(gather_valued(job.store), job.config.sft)
+    job.used(examples, [])
+    _offline(job, "sft", lambda roles, _, to: train_sft(roles, examples, job.config.sft, job.context, to))
+
+
+def run_dpo(job: Job) -> None:
+    rankings = gather_rankings(job.store)
+    job.used(rankings, [])
+    _offline(job, "dpo", lambda roles, start, to: train_dpo(roles, rankings, job.config.dpo, start, job.context, to))
+
+
+def run_kto(job: Job) -> None:
+    valued = gather_valued(job.store)
+    job.used(valued, [])
+    _offline(job, "kto", lambda roles, start, to: train_kto(roles, valued, job.config.kto, start, job.context, to))
+
+
+def run_ilql(job: Job) -> None:
+    valued = gather_valued(job.store)
+    job.used(valued, [])
+    _offline(job, "ilql", lambda roles, _, to: train_ilql(roles, valued, job.config.ilql, job.context, to))
+
+
+RECIPES: dict[str, Callable[[Job], None]] = {
+    "improve": run_improve,
+    "reward": run_reward,
+    "ppo": run_ppo,
+    "reinforce": run_reinforce,
+    "sft": run_sft,
+    "dpo": run_dpo,
+    "kto": run_kto,
+    "ilql": run_ilql,
+}
 
 
 def compare_versions(
@@ -199,7 +299,7 @@ def compare_versions(
     roles = Roles(load_base(before["base"], config.precision))
     first, second = attach(roles, workspace, before, "before"), attach(roles, workspace, after, "after")
     stored = [v for v in models.list_versions(store, "reward") if v["base_fingerprint"] == roles.base.fingerprint]
-    reward = load_reward(roles, workspace, stored[-1]) if stored else None
+    reward = load_reward(roles, workspace.model(stored[-1]["id"])) if stored else None
     conversations_ = [[{"role": "user", "content": p}] for p in prompts]
     items, result = compare(roles, first, second, conversations_, config.sampling, config.compare.seed, reward)
     comparison = store_comparison(store, before["id"], after["id"], items, result, None)

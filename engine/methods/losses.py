@@ -8,9 +8,12 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 
-def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
-    """Mean of `values` where `mask`; 0 where the mask is empty."""
-    return torch.where(mask, values, 0.0).sum() / mask.sum().clamp_min(1)
+def masked_mean(values: Tensor, mask: Tensor, count: int | None = None) -> Tensor:
+    """Mean of `values` where `mask`; 0 where the mask is empty.
+
+    With `count`, their sum over that instead: a part's share in the mean of a whole that is taken in parts.
+    """
+    return torch.where(mask, values, 0.0).sum() / (mask.sum().clamp_min(1) if count is None else max(count, 1))
 
 
 def masked_whiten(values: Tensor, mask: Tensor) -> Tensor:
@@ -20,23 +23,32 @@ def masked_whiten(values: Tensor, mask: Tensor) -> Tensor:
     return torch.where(mask, (values - mean) * torch.rsqrt(variance + 1e-8), 0.0)
 
 
-def ranking_loss(scores: Tensor, ranks: Tensor, mask: Tensor) -> Tensor:
-    """Bradley-Terry over all pairs of each ranking, a ranking as one batch element.
+def ranking_losses(scores: Tensor, ranks: Tensor, mask: Tensor, margin: float = 0.0) -> Tensor:
+    """Bradley-Terry over all pairs of each ranking, a ranking as one batch element: [rankings].
 
     scores, ranks, mask: [rankings, K]; a lower rank is better, equal ranks are a tie. A pair's loss is
-    -log sigmoid(s_better - s_worse); a tie is half a win each way. Pairs are averaged within a ranking, then
-    rankings with each other, so long rankings do not drown short ones (Ouyang et al. 2022, section 3.5, eq. 1).
-    Returns a scalar.
+    -log sigmoid(s_better - s_worse); a tie is half a win each way. Pairs are averaged within a ranking, so that long
+    rankings do not drown short ones (Ouyang et al. 2022, section 3.5, eq. 1). With `margin` m, a better score has to
+    lead by m for each rank between the two (Touvron et al. 2023, Llama 2, eq. 2).
     """
-    difference = scores.unsqueeze(2) - scores.unsqueeze(1)  # [n, i, j] = s_i - s_j
-    order = ranks.unsqueeze(1) - ranks.unsqueeze(2)  # > 0 where i is better than j
+    order = ranks.unsqueeze(1) - ranks.unsqueeze(2)  # [n, i, j] > 0 where i is better than j
+    lead = scores.unsqueeze(2) - scores.unsqueeze(1) - margin * order
     upper = torch.ones(scores.shape[1], scores.shape[1], dtype=torch.bool, device=scores.device).triu(1)
     pairs = mask.unsqueeze(2) & mask.unsqueeze(1) & upper
     wins = 0.5 * (torch.sign(order) + 1)  # 1, 1/2 or 0
-    loss = -(wins * logsigmoid(difference) + (1 - wins) * logsigmoid(-difference))
-    count = pairs.sum((1, 2))
-    each = torch.where(pairs, loss, 0.0).sum((1, 2)) / count.clamp_min(1)
-    return each.sum() / (count > 0).sum().clamp_min(1)
+    loss = -(wins * logsigmoid(lead) + (1 - wins) * logsigmoid(-lead))
+    return torch.where(pairs, loss, 0.0).sum((1, 2)) / pairs.sum((1, 2)).clamp_min(1)
+
+
+def ordinal_losses(scores: Tensor, grades: Tensor, cuts: Tensor) -> Tensor:
+    """Proportional odds: P(grade > k) = sigmoid(s - c_k) (McCullagh 1980, section 2.2): -log P(grade), [rows].
+
+    scores: [rows]; grades: [rows], integers from 1 to len(cuts) + 1; cuts: ascending.
+    """
+    above = torch.where(grades > 1, scores - cuts[(grades - 2).clamp_min(0)], torch.inf)
+    below = torch.where(grades <= len(cuts), scores - cuts[(grades - 1).clamp_max(len(cuts) - 1)], -torch.inf)
+    # sigmoid(a) - sigmoid(b) = sigmoid(a) sigmoid(-b) (1 - exp(b - a)), without cancellation
+    return -(logsigmoid(above) + logsigmoid(-below) + torch.log1p(-torch.exp(below - above)))
 
 
 def ranking_accuracy(scores: Tensor, ranks: Tensor, mask: Tensor) -> tuple[int, int]:
@@ -76,24 +88,71 @@ def gae(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, lam: float)
     return advantages, torch.where(mask, advantages + values, 0.0)
 
 
-def policy_loss(log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor, mask: Tensor, clip: float) -> Tensor:
+def policy_loss(
+    log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor, mask: Tensor, clip: float, count: int | None = None
+) -> Tensor:
     """PPO's clipped surrogate, to be minimised (Schulman et al. 2017, eq. 7). All tensors [rows, time]."""
     ratio = torch.exp(torch.where(mask, log_probs - old_log_probs, 0.0))
     surrogate = torch.minimum(ratio * advantages, ratio.clamp(1 - clip, 1 + clip) * advantages)
-    return -masked_mean(surrogate, mask)
+    return -masked_mean(surrogate, mask, count)
 
 
-def value_loss(values: Tensor, old_values: Tensor, returns: Tensor, mask: Tensor, clip: float) -> Tensor:
+def value_loss(
+    values: Tensor, old_values: Tensor, returns: Tensor, mask: Tensor, clip: float, count: int | None = None
+) -> Tensor:
     """Half the squared error, values held within `clip` of the old ones (Ziegler et al. 2019, code)."""
     clipped = old_values + (values - old_values).clamp(-clip, clip)
     error = torch.maximum((values - returns) ** 2, (clipped - returns) ** 2)
-    return 0.5 * masked_mean(error, mask)
+    return 0.5 * masked_mean(error, mask, count)
 
 
-def approximate_kl(log_probs: Tensor, old_log_probs: Tensor, mask: Tensor) -> Tensor:
+def reinforce_losses(log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor, mask: Tensor, clip: float) -> Tensor:
+    """The policy gradient of whole answers, [rows]: -min(rho A, clip(rho) A), rho = pi(y) / pi_old(y).
+
+    log_probs, old_log_probs, mask: [rows, time]; advantages: [rows]. Where pi is pi_old its gradient is
+    -A grad log pi(y) (Williams 1992, eq. 11); the clip lets a batch serve for more than one step.
+    """
+    ratio = torch.exp(torch.where(mask, log_probs - old_log_probs, 0.0).sum(-1))
+    return -torch.minimum(ratio * advantages, ratio.clamp(1 - clip, 1 + clip) * advantages)
+
+
+def baseline_advantages(rewards: Tensor, baseline: str) -> Tensor:
+    """Rewards [prompts, answers to each] less a baseline that does not depend on the answer itself.
+
+    "none"; "mean": of the batch; "leave-one-out": the mean of the prompt's other answers (Ahmadian et al. 2024,
+    section 3.2); "group": the prompt's mean, over its standard deviation (Shao et al. 2024, GRPO, section 4.1.2).
+    """
+    if baseline == "none":
+        return rewards
+    if baseline == "mean":
+        return rewards - rewards.mean()
+    apart = rewards - rewards.mean(-1, keepdim=True)
+    if baseline == "leave-one-out":
+        return apart * rewards.shape[-1] / (rewards.shape[-1] - 1)
+    return apart / (rewards.std(-1, keepdim=True) + 1e-4)
+
+
+def kto_losses(
+    log_ratios: Tensor, desirable: Tensor, kl: Tensor, beta: float, desirable_weight: float, undesirable_weight: float
+) -> Tensor:
+    """lambda (1 - sigmoid(+-beta (log(pi / pi_ref) - z))), + where desirable (Ethayarajh et al. 2024, eq. 7): [rows].
+
+    log_ratios: [rows], of whole answers; desirable: bool [rows]; kl: z, a scalar no gradient goes through.
+    """
+    value = beta * (log_ratios - kl)
+    gain = torch.where(desirable, torch.sigmoid(value), torch.sigmoid(-value))
+    return torch.where(desirable, desirable_weight, undesirable_weight) * (1 - gain)
+
+
+def expectile_losses(differences: Tensor, expectile: float) -> Tensor:
+    """|tau - 1(u < 0)| u^2 of differences u = target - estimate (Kostrikov et al. 2021, IQL, eq. 5)."""
+    return torch.where(differences < 0, 1 - expectile, expectile) * differences**2
+
+
+def approximate_kl(log_probs: Tensor, old_log_probs: Tensor, mask: Tensor, count: int | None = None) -> Tensor:
     """Mean per-token KL(old || new), estimated as (r - 1) - log r (Schulman 2020, "k3")."""
     log_ratio = torch.where(mask, log_probs - old_log_probs, 0.0)
-    return masked_mean(torch.expm1(log_ratio) - log_ratio, mask)
+    return masked_mean(torch.expm1(log_ratio) - log_ratio, mask, count)
 
 
 class AdaptiveKL:

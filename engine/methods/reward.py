@@ -1,39 +1,48 @@
-"""Reward model: the base with its own adapter and a scalar head on the last token, trained on rankings.
+"""Reward model: the base with its own adapter and a scalar head on the last token, trained on a person's feedback.
 
 The last token is the one that opens the person's next turn: there a language model has to have made up its mind how
 the answer will be taken, which is just what the head is to learn.
 
-Loss: Bradley-Terry over all pairs of each ranking (`losses.ranking_loss`). Afterwards scores are shifted and
+Loss: Bradley-Terry over all pairs of each ranking (`losses.ranking_losses`), and proportional odds for ratings
+(`losses.ordinal_losses`). Several heads, or several adapters, make an ensemble whose disagreement says how sure it
+is; each weighs the feedback its own way (the Bayesian bootstrap, Rubin 1981). Afterwards scores are shifted and
 scaled to mean 0 and variance 1 on answers of the starting policy (Ziegler et al. 2019, section 2.2).
 """
 
 import random
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.functional import softplus
 
 from engine.errors import UserError
-from engine.feedback.examples import Ranking
+from engine.feedback.examples import Ranking, Valued, messages_of
 from engine.methods import losses
 from engine.methods.settings import RewardConfig
 from engine.models.chat import Message, encode_prompt, encode_response, next_turn
-from engine.models.roles import Roles, ScalarHead, hidden_states
-from engine.sampling.answers import answer
+from engine.models.roles import Roles, ScalarHead, check_base, hidden_states, load_head, save_head
+from engine.sampling.answers import Answer, answer
 from engine.sampling.settings import Sampling
 from engine.training.batches import pad_right
-from engine.training.context import Context, Silent, clip_and_step
+from engine.training.context import Context, Silent
+from engine.training.fit import Figures, Objective, fit
 
 
 @dataclass
 class RewardModel:
-    """Scores answers: (head(last hidden state) - mean) / std."""
+    """Scores answers: the mean of its heads' scores, each (head(last hidden state) - mean) / std.
+
+    With `pessimism` k, less k times the standard deviation between heads (a lower bound where they disagree).
+    """
 
     roles: Roles
-    head: ScalarHead
-    role: str = "reward"
+    members: list[tuple[str, ScalarHead]]  # (adapter, heads on it)
     mean: float = 0.0
     std: float = 1.0
+    pessimism: float = 0.0
 
     def __post_init__(self) -> None:
         self.opener = next_turn(self.roles.tokenizer)
@@ -49,29 +58,65 @@ class RewardModel:
         return ids.to(self.roles.base.device), mask.to(self.roles.base.device)
 
     def raw(self, ids: Tensor, mask: Tensor) -> Tensor:
-        """Scores [rows] before normalisation of whole sequences [rows, time], padded on either side."""
-        with self.roles.acting(self.role) as model:
-            return self._head_on_last(model, ids, mask)
-
-    def _head_on_last(self, model, ids: Tensor, mask: Tensor) -> Tensor:
-        hidden = hidden_states(model, ids, mask)
-        positions = torch.arange(mask.shape[1], device=mask.device)
-        last = torch.where(mask, positions, -1).max(-1).values
-        return self.head(hidden[torch.arange(len(last), device=last.device), last])
+        """Scores [rows, heads] before normalisation of whole sequences [rows, time], padded on either side."""
+        found = []
+        for role, head in self.members:
+            with self.roles.acting(role) as model:
+                found.append(head(last_state(model, ids, mask)))
+        return torch.cat(found, -1)
 
     @torch.no_grad()
-    def scores(self, sequences: list[list[int]], batch: int = 64) -> Tensor:
-        """Normalised scores [rows] of whole token sequences (prompt and answer), on the CPU."""
+    def each(self, sequences: list[list[int]], batch: int = 64) -> Tensor:
+        """Normalised scores [rows, heads] of whole token sequences (prompt and answer), on the CPU."""
         order = sorted(range(len(sequences)), key=lambda i: len(sequences[i]))
-        out = torch.zeros(len(sequences))
+        found: dict[int, Tensor] = {}
         for start in range(0, len(order), batch):
             index = order[start : start + batch]
-            out[index] = self.raw(*self.pad([sequences[i] for i in index])).float().cpu()
-        return (out - self.mean) / self.std
+            raw = self.raw(*self.pad([sequences[i] for i in index])).float().cpu()
+            found.update(zip(index, (raw - self.mean) / self.std, strict=True))
+        return torch.stack([found[i] for i in range(len(sequences))])
+
+    def summed_up(self, each: Tensor) -> Tensor:
+        """One score a row from the scores of all heads."""
+        mean = each.mean(-1)
+        return mean - self.pessimism * each.std(-1) if self.pessimism and each.shape[-1] > 1 else mean
+
+    def scores(self, answers: list[Answer]) -> Tensor:
+        """Normalised scores [answers], on the CPU."""
+        return self.summed_up(self.each([a.prompt_ids + a.ids for a in answers]))
 
     def score_texts(self, items: list[tuple[list[Message], str, bool]]) -> Tensor:
         """Normalised scores [rows] of (conversation, answer, whether it ended by itself)."""
-        return self.scores([sequence(self.roles.tokenizer, *item) for item in items])
+        return self.summed_up(self.each([sequence(self.roles.tokenizer, *item) for item in items]))
+
+    def save(self, folder: Path, facts: dict | None = None) -> None:
+        """Write adapters, heads and normalisation; every adapter beyond the first into a folder of its own."""
+        meta = {
+            "kind": "reward", "reward_mean": self.mean, "reward_std": self.std, "adapters": len(self.members)
+        }  # fmt: skip
+        for number, (role, head) in enumerate(self.members):
+            place = folder / f"member-{number}" if number else folder
+            self.roles.save(role, place, meta | (facts or {}))
+            save_head(head, place, "reward_head")
+
+
+def load_reward(roles: Roles, folder: Path) -> RewardModel:
+    """A saved reward model, its adapters loaded as roles. Raises UserError where it belongs to another base."""
+    facts = check_base(folder, roles.base)
+    members = []
+    for number in range(facts.get("adapters", 1)):
+        place, role = (folder / f"member-{number}", f"reward-{number}") if number else (folder, "reward")
+        roles.load(role, place)
+        members.append((role, load_head(roles.width, place, "reward_head", roles.base.device)))
+    return RewardModel(roles, members, facts["reward_mean"], facts["reward_std"])
+
+
+def last_state(model, ids: Tensor, mask: Tensor) -> Tensor:
+    """Hidden state [rows, width] of the last real token of each row of `ids` [rows, time]."""
+    hidden = hidden_states(model, ids, mask)
+    positions = torch.arange(mask.shape[1], device=mask.device)
+    last = torch.where(mask, positions, -1).max(-1).values
+    return hidden[torch.arange(len(last), device=last.device), last]
 
 
 def sequence(tokenizer, messages: list[Message], response: str, finished: bool = True) -> list[int]:
@@ -79,93 +124,141 @@ def sequence(tokenizer, messages: list[Message], response: str, finished: bool =
     return encode_prompt(tokenizer, messages) + encode_response(tokenizer, response, finished)
 
 
-def _batch(reward: RewardModel, rankings: list[Ranking], limit: int) -> tuple[Tensor, ...]:
-    """(ids, mask) of all responses, and (slot, ranks, present) that put their scores into [rankings, K]."""
-    tokenizer = reward.roles.tokenizer
-    rows = [
-        sequence(tokenizer, r.messages, text, done)
-        for r in rankings
-        for text, done in zip(r.responses, r.finished, strict=True)
-    ]
-    ids, mask = reward.pad(rows, limit)
+def _sequences(tokenizer, ranking: Ranking) -> list[list[int]]:
+    pairs = zip(ranking.responses, ranking.finished, strict=True)
+    return [sequence(tokenizer, messages_of(ranking.prompt), text, done) for text, done in pairs]
+
+
+def _ranks(rankings: Sequence[Ranking], device: torch.device) -> tuple[Tensor, Tensor]:
+    """(ranks, which of them are there), each [rankings, K]."""
     width = max(len(r.responses) for r in rankings)
-    present = torch.zeros(len(rankings), width, dtype=torch.bool)
     ranks = torch.zeros(len(rankings), width)
+    present = torch.zeros(len(rankings), width, dtype=torch.bool)
     for i, r in enumerate(rankings):
-        present[i, : len(r.responses)] = True
-        ranks[i, : len(r.responses)] = torch.tensor(r.ranks)
-    return ids, mask, ranks.to(ids.device), present.to(ids.device)
+        ranks[i, : len(r.ranks)] = torch.tensor(r.ranks)
+        present[i, : len(r.ranks)] = True
+    return ranks.to(device), present.to(device)
 
 
-def _scores(reward: RewardModel, model, ids: Tensor, mask: Tensor, present: Tensor) -> Tensor:
-    flat = reward._head_on_last(model, ids, mask)
-    # [rankings, K], zeros where a ranking is shorter; masked_scatter keeps the gradient.
+def _spread(flat: Tensor, present: Tensor) -> Tensor:
+    """flat [responses] -> [rankings, K], zeros where a ranking is shorter; keeps the gradient."""
     return torch.zeros(present.shape, device=flat.device).masked_scatter(present, flat)
 
 
+class FeedbackObjective(Objective[Ranking | Valued]):
+    """The loss of one adapter and its heads on rankings and ratings."""
+
+    def __init__(self, reward: RewardModel, config: RewardConfig):
+        self.reward, self.config = reward, config
+        self.role, self.head = reward.members[0]
+        device = reward.roles.base.device
+        # Where one grade ends and the next begins: the first cut, and the gaps between (kept positive).
+        self.first_cut = nn.Parameter(torch.tensor(-1.5, device=device))
+        self.gaps = nn.Parameter(torch.full((3,), 0.54, device=device))  # softplus(0.54) = 1
+
+    @property
+    def cuts(self) -> Tensor:
+        return torch.cat([self.first_cut.reshape(1), self.first_cut + softplus(self.gaps).cumsum(0)])
+
+    def weight(self, example: Ranking | Valued) -> float:
+        return self.config.rating_weight if isinstance(example, Valued) else 1.0
+
+    def _bootstrap(self, examples: Sequence[Ranking | Valued]) -> Tensor:
+        """How much each head cares for each example [examples, heads]: exponential with mean 1, 1 for a lone head."""
+        heads = self.head.count
+        if heads == 1 and self.config.adapters == 1:
+            return torch.ones(len(examples), 1)
+        draws = [random.Random(f"{self.role} {self.config.seed} {e!r}") for e in examples]
+        return torch.tensor([[rng.expovariate(1) for _ in range(heads)] for rng in draws])
+
+    def loss(self, part: list[Ranking | Valued]) -> tuple[Tensor, Figures]:
+        tokenizer, device = self.reward.roles.tokenizer, self.reward.roles.base.device
+        rankings = [e for e in part if isinstance(e, Ranking)]
+        rated = [e for e in part if isinstance(e, Valued)]
+        rows = [s for r in rankings for s in _sequences(tokenizer, r)]
+        rows += [sequence(tokenizer, messages_of(v.prompt), v.response, v.finished) for v in rated]
+        with self.reward.roles.acting(self.role, train=True) as model:
+            scores = self.head(last_state(model, *self.reward.pad(rows, self.config.max_length)))
+        weights = self._bootstrap([*rankings, *rated]).to(device)
+        total = scores.sum() * 0
+        figures: Figures = {}
+        if rankings:
+            ranks, present = _ranks(rankings, device)
+            ranked = scores[: int(present.sum())]
+            for h in range(self.head.count):
+                each = losses.ranking_losses(_spread(ranked[:, h], present), ranks, present, self.config.margin)
+                total = total + (weights[: len(rankings), h] * each).sum() / self.head.count
+            mean = _spread(ranked.detach().mean(-1), present)
+            figures["accuracy"] = losses.ranking_accuracy(mean, ranks, present)
+        if rated:
+            grades = torch.tensor([v.grade for v in rated], device=device)
+            for h in range(self.head.count):
+                each = losses.ordinal_losses(scores[-len(rated) :, h], grades, self.cuts)
+                scaled = self.config.rating_weight * weights[-len(rated) :, h] * each
+                total = total + scaled.sum() / self.head.count
+        return total, figures
+
+
 @torch.no_grad()
-def accuracy(reward: RewardModel, rankings: list[Ranking], config: RewardConfig) -> tuple[int, int]:
+def ranking_scores(reward: RewardModel, rankings: Sequence[Ranking]) -> list[list[float]]:
+    """The score of every response of every ranking."""
+    flat = reward.each([s for r in rankings for s in _sequences(reward.roles.tokenizer, r)])
+    scores = iter(reward.summed_up(flat).tolist())
+    return [[next(scores) for _ in r.responses] for r in rankings]
+
+
+def accuracy(reward: RewardModel, rankings: Sequence[Ranking]) -> tuple[int, int]:
     """(pairs ordered right, untied pairs) over `rankings`."""
-    right = pairs = 0
-    for start in range(0, len(rankings), config.batch_rankings):
-        ids, mask, ranks, present = _batch(reward, rankings[start : start + config.batch_rankings], config.max_length)
-        with reward.roles.acting(reward.role) as model:
-            scores = _scores(reward, model, ids, mask, present)
-        hit, count = losses.ranking_accuracy(scores, ranks, present)
-        right, pairs = right + hit, pairs + count
-    return right, pairs
+    if not rankings:
+        return 0, 0
+    ranks, present = _ranks(rankings, torch.device("cpu"))
+    scores = torch.tensor([s for row in ranking_scores(reward, rankings) for s in row])
+    return losses.ranking_accuracy(_spread(scores, present), ranks, present)
 
 
 def train_reward(
     roles: Roles,
-    train: list[Ranking],
-    test: list[Ranking],
+    train: Sequence[Ranking],
+    test: Sequence[Ranking],
     config: RewardConfig,
     context: Context | None = None,
+    ratings: Sequence[Valued] = (),
+    checkpoints: Path | None = None,
 ) -> tuple[RewardModel, dict[str, float]]:
-    """Train a reward model as the role "reward". Returns it, not yet normalised, and its held-out figures.
+    """Train a reward model, its first adapter the role "reward". Returns it, not yet normalised, and its figures.
 
-    Raises UserError where the rankings prefer nothing over anything.
+    ratings: rated responses, for the ordinal loss. Raises UserError where the feedback prefers nothing over anything.
     """
     context = context or Silent()
-    if not any(len(set(r.ranks)) > 1 for r in train):
+    if len({v.grade for v in ratings}) < 2:
+        ratings = ()  # nothing on the scale to tell apart
+    if not ratings and not any(len(set(r.ranks)) > 1 for r in train):
         raise UserError("The feedback says of no answer that it is better than another. Rank or edit some answers.")
-    roles.add("reward", rank=config.rank, seed=config.seed)
-    reward = RewardModel(roles, ScalarHead(roles.width).to(roles.base.device))
-    adapter, head = roles.parameters("reward"), list(reward.head.parameters())
-    optimizer = torch.optim.AdamW(
-        [{"params": adapter, "lr": config.learning_rate}, {"params": head, "lr": config.head_learning_rate}],
-        weight_decay=config.weight_decay,
-    )
-    peaks = [group["lr"] for group in optimizer.param_groups]
-    rng = random.Random(config.seed)
-    steps_per_epoch = -(-len(train) // config.batch_rankings)
-    total, step = steps_per_epoch * config.epochs, 0
-    for _ in range(config.epochs):
-        order = rng.sample(train, len(train))
-        for start in range(0, len(order), config.batch_rankings):
-            context.stage("reward", step, total)
-            progress = step / total
-            scale = min(1.0, (progress + 1 / total) / config.warmup) * max(1 - progress, 0.02)
-            for group, peak in zip(optimizer.param_groups, peaks, strict=True):
-                group["lr"] = peak * scale
-            ids, mask, ranks, present = _batch(reward, order[start : start + config.batch_rankings], config.max_length)
-            with roles.acting("reward", train=True) as model:
-                scores = _scores(reward, model, ids, mask, present)
-                loss = losses.ranking_loss(scores, ranks, present)
-                loss.backward()
-            norm = clip_and_step(optimizer, adapter + head, config.max_grad_norm)
-            hit, count = losses.ranking_accuracy(scores.detach(), ranks, present)
-            step += 1
-            values = {"loss": float(loss.detach()), "accuracy": hit / max(count, 1), "grad_norm": norm}
-            context.metrics("reward", step, values)
-    context.stage("reward", total, total)
-    reward.head.requires_grad_(False)
-    right, pairs = accuracy(reward, test, config) if test else (0, 0)
-    figures: dict[str, float] = {"held_out_pairs": pairs, "train_rankings": len(train), "test_rankings": len(test)}
+    examples: list[Ranking | Valued] = [*train, *ratings]
+    members: list[tuple[str, ScalarHead]] = []
+    for number in range(config.adapters):
+        role = f"reward-{number}" if number else "reward"
+        own = replace(config, seed=config.seed + number)
+        roles.add(role, rank=config.rank, seed=own.seed)
+        head = ScalarHead(roles.width, config.heads).to(roles.base.device)
+        members.append((role, head))
+        objective = FeedbackObjective(RewardModel(roles, [(role, head)]), own)
+        groups = [
+            {"params": roles.parameters(role), "lr": config.learning_rate},
+            {"params": [*head.parameters(), objective.first_cut, objective.gaps], "lr": config.head_learning_rate},
+        ]
+        fit("reward", examples, objective, groups, own, context, checkpoints / role if checkpoints else None)
+        head.requires_grad_(False)
+    reward = RewardModel(roles, members)
+    right, pairs = accuracy(reward, test)
+    figures: dict[str, float] = {
+        "held_out_pairs": pairs, "train_rankings": len(train), "test_rankings": len(test), "ratings": len(ratings)
+    }  # fmt: skip
     if pairs:
         figures["held_out_accuracy"] = right / pairs
-        context.metrics("reward", step, {"held_out_accuracy": right / pairs})
+        context.metrics(
+            "reward", -(-len(examples) // config.batch) * config.epochs, {"held_out_accuracy": right / pairs}
+        )
     return reward, figures
 
 
@@ -174,6 +267,6 @@ def normalise(
 ) -> None:
     """Set the reward's mean and std so that answers of `policy_role` to `prompts` score mean 0, variance 1."""
     drawn = answer(reward.roles, policy_role, prompts, sampling, [seed + i for i in range(len(prompts))])
-    raw = reward.scores([a.prompt_ids + a.ids for a in drawn]) * reward.std + reward.mean
+    raw = reward.each([a.prompt_ids + a.ids for a in drawn]).mean(-1) * reward.std + reward.mean
     reward.mean = float(raw.mean())
     reward.std = max(float(raw.std()), 1e-3)

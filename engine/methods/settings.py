@@ -1,51 +1,101 @@
 """The settings of each method, with their defaults. Needs no torch, so the page can show and check them."""
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Literal
 
-from pydantic import Field
-
-Count = Annotated[int, Field(ge=1)]
-Positive = Annotated[float, Field(gt=0)]
-NotNegative = Annotated[float, Field(ge=0)]
-Share = Annotated[float, Field(ge=0, le=1)]
+from engine.training.settings import Count, FitConfig, Natural, NotNegative, Positive, Share
 
 
 @dataclass(frozen=True)
-class RewardConfig:
+class RewardConfig(FitConfig):
     epochs: Count = 12
-    batch_rankings: Count = 8
-    learning_rate: Positive = 5e-4
-    head_learning_rate: Positive = 5e-3
     weight_decay: NotNegative = 0.01
-    rank: Count = 16
-    warmup: Share = 0.1
-    max_grad_norm: Positive = 1.0
+    head_learning_rate: Positive = 5e-3
+    heads: Count = 1  # an ensemble of heads on one adapter, each on the feedback weighted its own way
+    adapters: Count = 1  # of the ensemble, trained one after another
+    margin: NotNegative = 0.0  # by how much a better answer's score should lead, for each rank between them
+    rating_weight: NotNegative = 1.0  # of a rating against the scale, where a ranking weighs 1
     held_out: Share = 0.15  # share of prompts kept for measuring
-    max_length: Count = 1024
+
+
+@dataclass(frozen=True)
+class SFTConfig(FitConfig):
+    min_rating: float = 4.0  # answers rated this high are examples too
+
+
+@dataclass(frozen=True)
+class DPOConfig(FitConfig):
+    epochs: Count = 6
+    beta: Positive = 0.1
+
+
+@dataclass(frozen=True)
+class KTOConfig(FitConfig):
+    epochs: Count = 6
+    batch: Count = 16
+    beta: Positive = 0.1
+    desirable_weight: NotNegative = 1.0
+    undesirable_weight: NotNegative = 1.0
+
+
+@dataclass(frozen=True)
+class ILQLConfig(FitConfig):
+    epochs: Count = 12
+    batch: Count = 16  # answers
+    head_learning_rate: Positive = 3e-3
+    bottleneck: Count = 64  # width of the Q heads' hidden layer
+    gamma: Share = 0.99
+    expectile: Share = 0.7
+    conservative: NotNegative = 0.1  # weight of the conservative term
+    imitation: NotNegative = 1.0  # weight of the language-model loss on the stored answers
+    target_rate: Share = 0.05  # share of the way the slow targets go at every step
+    beta: NotNegative = 4.0  # how far Q - V shifts sampling
+
+
+@dataclass(frozen=True)
+class OnlineConfig:
+    """What every method has that learns from answers as it gives them."""
+
+    updates: Count = 70
+    episodes: Count = 64  # answers per update
+    samples: Count = 1  # answers to the same prompt among them
+    learning_rate: Positive = 4e-4
+    rank: Count = 16
+    kl_coefficient: NotNegative = 0.1
+    kl_target: Positive = 3.0  # nats per answer
+    kl_horizon: Positive = 100.0  # episodes
+    kl_budget: NotNegative = 0.0  # nats per answer at which training ends; 0 for no end
+    pessimism: NotNegative = 0.0  # standard deviations of the reward model's ensemble taken off its score
+    length_target: Natural = 0  # tokens above which an answer pays for its length; 0 for never
+    length_penalty: NotNegative = 0.02  # for each token above the target
+    missing_eos_penalty: NotNegative = 1.0  # for answers without an end or without words; 0 for none
+    select_every: Natural = 0  # updates between looks at held-out prompts, the best of which is kept; 0 for the last
+    max_grad_norm: Positive = 1.0
+    temperature: Positive = 1.0
+    max_new_tokens: Count = 96
+    micro_batch: Natural = 0  # answers of a step at a time, to save memory; 0 for all at once
     seed: int = 0
 
 
 @dataclass(frozen=True)
-class PPOConfig:
-    updates: Count = 70
-    episodes: Count = 64  # answers per update
+class PPOConfig(OnlineConfig):
     epochs: Count = 4
     minibatches: Count = 2
-    learning_rate: Positive = 4e-4
     value_learning_rate: Positive = 5e-3
-    rank: Count = 16
+    value_adapter: bool = False  # a LoRA adapter of its own for the values
     clip: Positive = 0.2
     value_clip: Positive = 0.2
     value_weight: NotNegative = 0.1
     gamma: Share = 1.0
     lam: Share = 0.95
-    kl_coefficient: NotNegative = 0.1
-    kl_target: Positive = 3.0  # nats per answer
-    kl_horizon: Positive = 100.0  # episodes
     stop_kl: Positive = 0.1  # per token, within one update
-    missing_eos_penalty: NotNegative = 1.0  # for answers without an end or without words; 0 for none
-    max_grad_norm: Positive = 1.0
-    temperature: Positive = 1.0
-    max_new_tokens: Count = 96
-    seed: int = 0
+    pretraining_weight: NotNegative = 0.0  # of a language-model loss on good answers beside PPO's ("PPO-ptx")
+
+
+@dataclass(frozen=True)
+class ReinforceConfig(OnlineConfig):
+    samples: Count = 4
+    baseline: Literal["none", "mean", "leave-one-out", "group"] = "leave-one-out"
+    epochs: Count = 2
+    minibatches: Count = 2
+    clip: Positive = 0.2

@@ -19,10 +19,10 @@ DEFAULT_TEMPLATE = (
 def encode_prompt(tokenizer: PreTrainedTokenizerBase, messages: list[Message], room: int = 0) -> list[int]:
     """Token ids of a conversation that ends with a user's turn, up to where the answer begins.
 
-    Raises UserError where fewer than `room` tokens of the model's context are left for the answer.
+    Raises UserError where fewer than `room` tokens of the model's context are left for the answer; 0 asks for none.
     """
     ids = _encode(tokenizer, messages)
-    if len(ids) + room > tokenizer.model_max_length:
+    if room and len(ids) + room > tokenizer.model_max_length:
         raise UserError(
             f"The conversation is {len(ids)} tokens long and the model reads {tokenizer.model_max_length} with its "
             "answer. Start a new conversation or shorten the prompt."
@@ -51,6 +51,18 @@ def encode_response(tokenizer: PreTrainedTokenizerBase, text: str, finished: boo
     """Token ids of an answer, with the end token where it ended by itself."""
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
     return [*ids, tokenizer.eos_token_id] if finished else ids
+
+
+def encode_answered(
+    tokenizer: PreTrainedTokenizerBase, messages: list[Message], text: str, finished: bool, limit: int
+) -> tuple[list[int], list[int]]:
+    """Token ids (of the conversation, of the answer to it), `limit` at most in all.
+
+    What is too much is left out at the conversation's start; an answer that leaves it no room loses its own end.
+    """
+    prompt, answer = encode_prompt(tokenizer, messages), encode_response(tokenizer, text, finished)
+    answer = answer[: limit - 1]
+    return prompt[-(limit - len(answer)) :], answer
 
 
 def next_turn(tokenizer: PreTrainedTokenizerBase) -> list[int]:

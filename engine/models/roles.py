@@ -17,19 +17,21 @@ from torch import Tensor, nn
 
 from engine.errors import UserError
 from engine.models.load import Base
+from engine.models.shift import AdvantageShift, load_shift
 
 
 class ScalarHead(nn.Module):
-    """hidden [..., width] -> score [...], in float32 whatever the base computes in."""
+    """hidden [..., width] -> `count` scores [..., count], in float32 whatever the base computes in."""
 
-    def __init__(self, width: int):
+    def __init__(self, width: int, count: int = 1):
         super().__init__()
-        self.linear = nn.Linear(width, 1)
+        self.count = count
+        self.linear = nn.Linear(width, count)
         nn.init.zeros_(self.linear.weight)
         nn.init.zeros_(self.linear.bias)
 
     def forward(self, hidden: Tensor) -> Tensor:
-        return self.linear(hidden.float()).squeeze(-1)
+        return self.linear(hidden.float())
 
 
 class Roles:
@@ -38,6 +40,7 @@ class Roles:
     def __init__(self, base: Base):
         self.base = base
         self.peft: Any = None  # a PeftModel once there is an adapter
+        self.shifts: dict[str, AdvantageShift] = {}  # of the roles whose logits are shifted
 
     @property
     def tokenizer(self):
@@ -71,8 +74,11 @@ class Roles:
         else:
             self.peft.load_adapter(folder, role, is_trainable=False)
         self._settle()
+        if shift := load_shift(folder, self.base.device):
+            self.shifts[role] = shift
 
     def remove(self, role: str) -> None:
+        self.shifts.pop(role, None)
         if self.peft is None:
             return
         if self.names() == [role]:
@@ -83,12 +89,14 @@ class Roles:
 
     @torch.no_grad()
     def copy(self, source: str, target: str) -> None:
-        """Give `target` the weights of `source`; both must have the same rank."""
+        """Give `target` the weights and the shift of `source`; both must have the same rank."""
         pairs = list(zip(self.parameters(target), self.parameters(source), strict=True))
         if any(a.shape != b.shape for a, b in pairs):
             raise UserError("The version to start from has adapters of another rank. Set ppo.rank to the rank it has.")
         for to, start in pairs:
             to.copy_(start)
+        if source in self.shifts:
+            self.shifts[target] = self.shifts[source]
 
     def _settle(self) -> None:
         self.peft.eval()
@@ -114,7 +122,19 @@ class Roles:
         if train:
             for p in self.parameters(role):
                 p.requires_grad_(True)
-        yield self.peft.get_base_model()
+        model = self.peft.get_base_model()
+        if role not in self.shifts:
+            yield model
+            return
+        shift = self.shifts[role]
+        # On the head, so that sampling and training passes both see it.
+        handle = model.get_output_embeddings().register_forward_hook(
+            lambda _, inputs, logits: logits + shift(inputs[0]).to(logits.dtype)
+        )
+        try:
+            yield model
+        finally:
+            handle.remove()
 
     def save(self, role: str, folder: Path, meta: dict) -> None:
         """Write the adapter and what it belongs to. `meta` goes into studio.json beside it."""
@@ -123,6 +143,8 @@ class Roles:
                  for n, p in self.peft.named_parameters() if f".{role}." in n}  # fmt: skip
         save_file(state, folder / "adapter_model.safetensors")
         self.peft.peft_config[role].save_pretrained(folder)
+        if role in self.shifts:
+            self.shifts[role].save(folder)
         facts = {"base": str(self.base.path), "base_fingerprint": self.base.fingerprint, **meta}
         (folder / "studio.json").write_text(json.dumps(facts, indent=1))
 
@@ -146,8 +168,9 @@ def save_head(head: ScalarHead, folder: Path, name: str) -> None:
 
 
 def load_head(width: int, folder: Path, name: str, device: torch.device) -> ScalarHead:
-    head = ScalarHead(width)
-    head.load_state_dict(load_file(folder / f"{name}.safetensors"))
+    state = load_file(folder / f"{name}.safetensors")
+    head = ScalarHead(width, len(state["linear.bias"]))
+    head.load_state_dict(state)
     return head.requires_grad_(False).to(device)
 
 

@@ -11,9 +11,8 @@ from engine.errors import UserError
 from engine.evaluation.winrate import win_rate
 from engine.feedback.examples import Ranking
 from engine.jobs import launch
-from engine.jobs.config import parse_settings, read_config
-from engine.jobs.recipes import load_reward
-from engine.methods.reward import accuracy
+from engine.jobs.config import parse_settings
+from engine.methods.reward import accuracy, load_reward
 from engine.models.load import load_base
 from engine.models.roles import Roles
 from engine.pocket.annotator import SimulatedAnnotator
@@ -52,13 +51,7 @@ def _label(store: Store, roles: Roles, version: int, annotator: SimulatedAnnotat
 
 
 def _held_out_accuracy(
-    workspace: Workspace,
-    store: Store,
-    roles: Roles,
-    version: int,
-    annotator: SimulatedAnnotator,
-    config: dict,
-    seed: int,
+    workspace: Workspace, roles: Roles, version: int, annotator: SimulatedAnnotator, seed: int
 ) -> float:
     """Share of untied pairs that the reward model orders as the annotator does, on prompts it never saw."""
     prompts = load_prompts("everyday-test")[-CHECKED:]
@@ -70,8 +63,7 @@ def _held_out_accuracy(
         texts = tuple(a.text for a in mine)
         ended = tuple(a.finish == "stop" for a in mine)
         rankings.append(Ranking((("user", prompt),), texts, tuple(annotator.rank(prompt, list(texts))), ended))
-    reward = load_reward(roles, workspace, models.get_version(store, version))
-    right, pairs = accuracy(reward, rankings, read_config(config).reward)
+    right, pairs = accuracy(load_reward(roles, workspace.model(version)), rankings)
     return right / max(pairs, 1)
 
 
@@ -141,7 +133,7 @@ def run_demo(
     comparison = comparisons.list_comparisons(store)[0]
     items = comparisons.items_of(store, comparison["id"])
     reward_version = run["result"]["reward_model"]
-    reward_accuracy = _held_out_accuracy(workspace, store, roles, reward_version, annotator, config, seed)
+    reward_accuracy = _held_out_accuracy(workspace, roles, reward_version, annotator, seed)
     judged = _judge(items, annotator)
     seconds = summary["seconds"]
     return {

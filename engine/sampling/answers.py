@@ -13,6 +13,7 @@ from engine.sampling.settings import Sampling
 class Answer:
     """One generated answer. `finish` is "stop" where it ended by itself, else "length"."""
 
+    messages: list[Message]  # what it answers
     text: str
     prompt_ids: list[int]
     ids: list[int]
@@ -49,5 +50,5 @@ def answer(
             ids = drawn.tokens(row)
             log_probs = drawn.log_probs[row][drawn.response_mask[row]].tolist()
             finish = "stop" if drawn.finished[row] else "length"
-            found[i] = Answer(decode(tokenizer, ids), prompts[i], ids, log_probs, seeds[i], finish)
+            found[i] = Answer(conversations[i], decode(tokenizer, ids), prompts[i], ids, log_probs, seeds[i], finish)
     return [found[i] for i in range(len(prompts))]

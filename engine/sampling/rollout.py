@@ -117,6 +117,29 @@ def decode_steps(
         mask = torch.cat([mask, torch.ones_like(mask[:, :1])], -1)
 
 
+def as_rollout(
+    prompts: list[list[int]],
+    answers: list[list[int]],
+    stop: list[int],
+    pad_id: int,
+    device: torch.device,
+    log_probs: list[list[float]] | None = None,
+) -> Rollout:
+    """Given answers in the shape of drawn ones; log_probs are 0 where they are not given."""
+    prompt_ids, prompt_mask = pad_left(prompts, pad_id, device)
+    shape = len(answers), max(map(len, answers))
+    ids = torch.full(shape, pad_id)
+    mask = torch.zeros(shape, dtype=torch.bool)
+    scores = torch.zeros(shape)
+    for i, answer in enumerate(answers):
+        ids[i, : len(answer)] = torch.tensor(answer)
+        mask[i, : len(answer)] = True
+        if log_probs:
+            scores[i, : len(answer)] = torch.tensor(log_probs[i])
+    finished = torch.tensor([answer[-1] in stop for answer in answers])
+    return Rollout(prompt_ids, prompt_mask, ids.to(device), mask.to(device), scores.to(device), finished.to(device))
+
+
 def rollout(
     model, prompts: list[list[int]], pad_id: int, stop: list[int], sampling: Sampling, seeds: list[int]
 ) -> Rollout:
@@ -127,15 +150,4 @@ def rollout(
         for row, token, log_prob in zip(rows, step_tokens, step_log_probs, strict=True):
             tokens[row].append(token)
             log_probs[row].append(log_prob)
-    device = next(model.parameters()).device
-    prompt_ids, prompt_mask = pad_left(prompts, pad_id, device)
-    width = max(map(len, tokens))
-    ids = torch.full((len(prompts), width), pad_id)
-    mask = torch.zeros((len(prompts), width), dtype=torch.bool)
-    scores = torch.zeros((len(prompts), width))
-    for i, sampled in enumerate(tokens):
-        ids[i, : len(sampled)] = torch.tensor(sampled)
-        mask[i, : len(sampled)] = True
-        scores[i, : len(sampled)] = torch.tensor(log_probs[i])
-    finished = torch.tensor([row[-1] in stop for row in tokens])
-    return Rollout(prompt_ids, prompt_mask, ids.to(device), mask.to(device), scores.to(device), finished.to(device))
+    return as_rollout(prompts, tokens, stop, pad_id, next(model.parameters()).device, log_probs)

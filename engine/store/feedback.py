@@ -54,6 +54,20 @@ def current(store: Store, prompt_id: int | None = None) -> list[dict]:
     return [{**row, "value": json.loads(row["value"])} for row in found]
 
 
+def judged_twice(store: Store) -> list[tuple[dict[int, float], dict[int, float]]]:
+    """Rankings of one prompt by one annotator that follow each other, as ({response: rank}, the same later)."""
+    rows = store.rows("SELECT * FROM standing_feedback WHERE kind = 'ranking' ORDER BY prompt_id, annotator, id")
+    ranks = [
+        {response: float(rank) for rank, tier in enumerate(json.loads(row["value"])["tiers"]) for response in tier}
+        for row in rows
+    ]
+    return [
+        (ranks[i], ranks[i + 1])
+        for i in range(len(rows) - 1)
+        if all(rows[i][key] == rows[i + 1][key] for key in ("prompt_id", "annotator"))
+    ]
+
+
 def counts(store: Store) -> dict[str, int]:
     """How much feedback of each kind stands, and on how many prompts."""
     found = {"ranking": 0, "edit": 0, "rating": 0}

@@ -87,3 +87,9 @@ def m001_first(db: Database) -> None:
         CREATE VIEW current_votes AS SELECT * FROM votes WHERE id IN (SELECT max(id) FROM votes GROUP BY item_id);
         """
     )
+
+
+@migrations()
+def m002_imported_responses(db: Database) -> None:
+    """A response that was brought in comes from no model version."""
+    db.table("responses").transform(not_null={"model_version_id": False})

@@ -6,13 +6,30 @@ import torch
 from torch import Tensor
 
 from engine.models.roles import ScalarHead, hidden_states, logits_of
+from engine.sampling.answers import Answer
 from engine.sampling.rollout import Rollout
 
 
 class Scorer(Protocol):
-    """Anything that scores whole token sequences (prompt and answer): [rows]."""
+    """Anything that scores answers: a reward model, or a function that someone wrote."""
 
-    def scores(self, sequences: list[list[int]]) -> Tensor: ...
+    def scores(self, answers: list[Answer]) -> Tensor:
+        """[answers], on the CPU; higher is better."""
+        ...
+
+
+def states_before(model, drawn: Rollout, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """(the hidden states that predict each response token of `rows` [rows, time, width], which are real [rows, time]).
+
+    As long as the longest of these responses.
+    """
+    ids = torch.cat([drawn.prompt_ids[rows], drawn.response_ids[rows]], -1)
+    mask = torch.cat([drawn.prompt_mask[rows], drawn.response_mask[rows]], -1)
+    # Columns that are padding in every chosen row cost time and change nothing.
+    keep = mask.any(0)
+    hidden = hidden_states(model, ids[:, keep], mask[:, keep])
+    width = int(drawn.response_mask[rows].any(0).sum())
+    return hidden[:, -width - 1 : -1], drawn.response_mask[rows][:, :width]
 
 
 def response_pass(
@@ -23,15 +40,8 @@ def response_pass(
     Log-probs are under softmax(logits / temperature), as they were drawn. Only response positions reach the
     vocabulary.
     """
-    ids = torch.cat([drawn.prompt_ids[rows], drawn.response_ids[rows]], -1)
-    mask = torch.cat([drawn.prompt_mask[rows], drawn.response_mask[rows]], -1)
-    # Columns that are padding in every chosen row cost time and change nothing.
-    keep = mask.any(0)
-    hidden = hidden_states(model, ids[:, keep], mask[:, keep])
-    width = int(drawn.response_mask[rows].any(0).sum())
-    before = hidden[:, -width - 1 : -1]  # the state that predicts each response token
-    real = drawn.response_mask[rows][:, :width]
-    targets = drawn.response_ids[rows][:, :width][real]
+    before, real = states_before(model, drawn, rows)
+    targets = drawn.response_ids[rows][:, : real.shape[1]][real]
     chosen = before[real]
     log_softmax = torch.log_softmax(logits_of(model, chosen) / temperature, -1)
     shape = drawn.response_mask[rows].shape
@@ -43,5 +53,5 @@ def response_pass(
     log_probs = spread(log_softmax.gather(-1, targets.unsqueeze(-1)).squeeze(-1))
     with torch.no_grad():
         entropy = spread(-(log_softmax.exp() * log_softmax).sum(-1))
-    values = spread(head(chosen)) if head is not None else None
+    values = spread(head(chosen).squeeze(-1)) if head is not None else None
     return log_probs, values, entropy

@@ -41,8 +41,8 @@ def test_the_judge_and_the_kl_see_the_difference(tiny_roles):
             p.add_(torch.randn_like(p) * 0.1)
 
     class Longer:
-        def scores(self, sequences):
-            return torch.tensor([float(len(s)) for s in sequences])
+        def scores(self, answers):
+            return torch.tensor([float(len(a.prompt_ids + a.ids)) for a in answers])
 
     prompts = [[{"role": "user", "content": f"w{i}"}] for i in range(20)]
     items, result = compare(tiny_roles, None, "after", prompts, Sampling(max_new_tokens=12), 5, Longer())

@@ -23,23 +23,23 @@ def test_ranking_loss_is_the_mean_over_rankings_of_the_mean_over_pairs():
         torch.stack([-logsigmoid(scores[0, a] - scores[0, b]) for a, b in first]).mean(),
         -logsigmoid(scores[1, 0] - scores[1, 1]),
     ]).mean()  # fmt: skip
-    assert torch.allclose(losses.ranking_loss(scores, ranks, mask), expected, atol=1e-6)
+    assert torch.allclose(losses.ranking_losses(scores, ranks, mask).mean(), expected, atol=1e-6)
 
 
 def test_a_tie_is_least_where_the_scores_are_equal():
     ranks, mask = torch.ones(1, 2), torch.ones(1, 2, dtype=torch.bool)
     scores = torch.tensor([[1.5, -0.5]], requires_grad=True)
-    losses.ranking_loss(scores, ranks, mask).backward()
+    losses.ranking_losses(scores, ranks, mask).sum().backward()
     assert scores.grad[0, 0] > 0 > scores.grad[0, 1]
     equal = torch.tensor([[0.7, 0.7]], requires_grad=True)
-    losses.ranking_loss(equal, ranks, mask).backward()
+    losses.ranking_losses(equal, ranks, mask).sum().backward()
     assert torch.allclose(equal.grad, torch.zeros(1, 2), atol=1e-7)
 
 
 def test_a_padded_slot_of_a_ranking_takes_no_gradient():
     scores = torch.zeros(1, 3, requires_grad=True)
     mask = torch.tensor([[True, True, False]])
-    losses.ranking_loss(scores, torch.tensor([[0.0, 1.0, 2.0]]), mask).backward()
+    losses.ranking_losses(scores, torch.tensor([[0.0, 1.0, 2.0]]), mask).sum().backward()
     assert scores.grad[0, 2] == 0
     assert scores.grad[0, 0] == pytest.approx(-0.5)
 

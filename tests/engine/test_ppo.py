@@ -5,26 +5,17 @@ from dataclasses import replace
 import pytest
 import torch
 
-from engine.methods.ppo import collect, optimise, train_ppo
+from engine.methods.online import gather
+from engine.methods.ppo import PPO, train_ppo
 from engine.methods.settings import PPOConfig
-from engine.models.chat import encode_prompt
 from engine.models.load import load_base
-from engine.models.roles import Roles, ScalarHead
+from engine.models.roles import Roles
 from engine.training.passes import response_pass
 from tests.conftest import tiny_model, tiny_tokenizer
+from tests.engine.toys import TokenScorer
 
 PROMPTS = [[5, 6, 7], [8], [9, 10, 11, 12, 13], [4, 4]]
 SMALL = PPOConfig(max_new_tokens=6, rank=4, missing_eos_penalty=0.0)
-
-
-class TokenScorer:
-    """Scores a sequence by its tokens; stands where a reward model stands."""
-
-    def __init__(self, function):
-        self.function = function
-
-    def scores(self, sequences):
-        return torch.tensor([float(self.function(s)) for s in sequences])
 
 
 @pytest.fixture(params=["llama", "gpt2"])
@@ -43,32 +34,23 @@ def policy_roles(tiny_roles):
     return tiny_roles
 
 
-@pytest.fixture
-def able_roles(policy_roles):
-    """The final norm holds the tiny model's logits within +-4; three times that lets it become sure of a token."""
-    with torch.no_grad():
-        policy_roles.base.model.get_decoder().norm.weight.mul_(3)
-    return policy_roles
-
-
 def experience(roles, config=SMALL, scorer=None, reference=None, prompts=PROMPTS):
-    head = ScalarHead(roles.width)
-    scorer = scorer or TokenScorer(len)
-    return head, collect(roles, reference, head, scorer, prompts, list(range(len(prompts))), 0.1, config)
-
-
-def adam(roles, head, rate):
-    return torch.optim.AdamW([*roles.parameters("policy"), *head.parameters()], lr=rate, weight_decay=0.0)
+    """A learner with its untrained value head, and one update's answers."""
+    conversations = [[{"role": "user", "content": "w1"}]] * len(prompts)
+    seeds = list(range(len(prompts)))
+    return PPO(roles, config), gather(
+        roles, reference, scorer or TokenScorer(len), conversations, prompts, seeds, 0.1, config
+    )
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.6])
 def test_in_the_first_minibatch_the_ratio_is_one(family_roles, temperature):
     # Fails with dropout left on, a temperature on one side only, or positions shifted by left padding.
     config = replace(SMALL, temperature=temperature)
-    head, batch = experience(family_roles, config)
+    learner, batch = experience(family_roles, config)
     rows = torch.arange(len(PROMPTS))
     with family_roles.acting("policy", train=True) as model:
-        log_probs, _, _ = response_pass(model, head, batch.rollout, rows, temperature)
+        log_probs, _, _ = response_pass(model, learner.head, batch.rollout, rows, temperature)
     mask = batch.rollout.response_mask
     ratio = torch.exp(log_probs.detach() - batch.rollout.log_probs)[mask]
     assert torch.allclose(ratio, torch.ones_like(ratio), atol=1e-4)
@@ -77,7 +59,8 @@ def test_in_the_first_minibatch_the_ratio_is_one(family_roles, temperature):
 
 
 def test_whichever_rows_share_a_minibatch_each_row_gives_the_same(policy_roles):
-    head, batch = experience(policy_roles)
+    learner, batch = experience(policy_roles)
+    head = learner.head
     torch.nn.init.normal_(head.linear.weight)
     with torch.no_grad(), policy_roles.acting("policy") as model:
         together = response_pass(model, head, batch.rollout, torch.arange(4), 1.0)
@@ -88,13 +71,14 @@ def test_whichever_rows_share_a_minibatch_each_row_gives_the_same(policy_roles):
 
 
 def test_advantages_are_whitened_over_response_tokens_only(policy_roles):
-    _, batch = experience(policy_roles)
+    learner, batch = experience(policy_roles)
     mask = batch.rollout.response_mask
     assert not mask.all(), "answers of one length would prove nothing"
-    inside = batch.advantages[mask]
+    _, advantages, _ = learner.estimate(batch)
+    inside = advantages[mask]
     assert inside.mean().abs() < 1e-5
     assert (inside.square().mean() - 1).abs() < 1e-3
-    assert (batch.advantages[~mask] == 0).all()
+    assert (advantages[~mask] == 0).all()
 
 
 def test_an_answer_without_an_end_or_without_words_pays_the_penalty(policy_roles):
@@ -110,18 +94,17 @@ def test_an_answer_without_an_end_or_without_words_pays_the_penalty(policy_roles
 
 
 def test_steps_end_when_the_policy_has_moved_too_far(policy_roles):
-    config = replace(SMALL, epochs=5, minibatches=2, stop_kl=0.02)
-    head, batch = experience(policy_roles, config)
-    optimizer = adam(policy_roles, head, 0.05)
-    figures = optimise(policy_roles, head, batch, optimizer, config, seed=0)
-    steps = {int(state["step"]) for state in optimizer.state.values()}
+    def steps_taken(learner, batch):
+        figures = learner.learn(batch, seed=0)
+        return figures, {int(state["step"]) for state in learner.optimizer.state.values()}
+
+    config = replace(SMALL, epochs=5, minibatches=2, stop_kl=0.02, learning_rate=0.05)
+    figures, steps = steps_taken(*experience(policy_roles, config))
     assert figures["approximate_kl"] > config.stop_kl
     assert max(steps) < config.epochs * config.minibatches
     # With room to move, all ten steps are taken.
-    free = replace(config, stop_kl=1e9)
-    optimizer = adam(policy_roles, head, 1e-6)
-    optimise(policy_roles, head, batch, optimizer, free, seed=0)
-    assert {int(state["step"]) for state in optimizer.state.values()} == {10}
+    _, steps = steps_taken(*experience(policy_roles, replace(config, stop_kl=1e9, learning_rate=1e-6)))
+    assert steps == {10}
 
 
 def test_only_the_policys_adapter_and_the_value_head_are_trained(policy_roles):
@@ -132,43 +115,6 @@ def test_only_the_policys_adapter_and_the_value_head_are_trained(policy_roles):
         if ".policy." not in name:
             assert torch.equal(p, before[name]), name
     assert any(not torch.equal(p, before[n]) for n, p in policy_roles.peft.named_parameters() if ".policy." in n)
-
-
-def test_ppo_learns_to_say_the_word_that_is_rewarded(able_roles):
-    """A bandit of 32 arms: only one first token pays."""
-    wanted = 9
-    conversation = [{"role": "user", "content": "w1 w2"}]
-    config = replace(
-        SMALL, max_new_tokens=1, updates=40, episodes=32, learning_rate=5e-3, kl_coefficient=0.0, stop_kl=1.0
-    )
-    figures = train_ppo(able_roles, TokenScorer(lambda s: s[-1] == wanted), [conversation], config)
-    assert figures["reward"] > 0.95
-
-
-def test_ppo_finds_the_closed_form_optimum_under_the_kl_penalty(able_roles):
-    """argmax E[r] - beta KL(pi || ref) is ref(a) exp(r(a) / beta) / Z (Ziegler et al. 2019, section 2.1)."""
-    beta = 0.5
-
-    def reward(token):
-        return float(token % 3 == 1)
-
-    conversation = [{"role": "user", "content": "w1 w2"}]
-    config = replace(
-        SMALL, max_new_tokens=1, updates=60, episodes=256, epochs=2, minibatches=1, learning_rate=3e-4,
-        kl_coefficient=beta, kl_horizon=1e12, stop_kl=1.0, value_clip=10.0,
-    )  # fmt: skip
-    train_ppo(able_roles, TokenScorer(lambda s: reward(s[-1])), [conversation], config)
-    ids = torch.tensor([encode_prompt(able_roles.tokenizer, conversation)])
-    with torch.no_grad():
-        with able_roles.acting(None) as model:
-            reference = model(ids).logits[0, -1].softmax(-1)
-        with able_roles.acting("policy") as model:
-            found = model(ids).logits[0, -1].softmax(-1)
-    tilted = reference * torch.exp(torch.tensor([reward(t) for t in range(32)]) / beta)
-    optimum = tilted / tilted.sum()
-    apart = 0.5 * (found - optimum).abs().sum()
-    assert apart < 0.08, f"total variation distance {apart:.3f}"
-    assert 0.5 * (reference - optimum).abs().sum() > 0.2, "the optimum must be away from the start"
 
 
 def test_a_resumed_run_ends_where_the_whole_run_ends(tmp_path, tiny_folder):
@@ -188,4 +134,4 @@ def test_a_resumed_run_ends_where_the_whole_run_ends(tmp_path, tiny_folder):
     whole = trained([(tmp_path / "whole", 12)])
     broken = trained([(tmp_path / "broken", 10), (tmp_path / "broken", 12)])
     for a, b in zip(whole, broken, strict=True):
-        assert torch.allclose(a, b, atol=1e-6)
+        assert torch.equal(a, b)

@@ -18,7 +18,7 @@ from engine.sampling.answers import answer
 from engine.sampling.settings import Sampling
 from engine.training.batches import pad_right
 
-CONFIG = RewardConfig(rank=4, epochs=10, batch_rankings=4, learning_rate=5e-3, head_learning_rate=1e-2)
+CONFIG = RewardConfig(rank=4, epochs=10, batch=4, learning_rate=5e-3, head_learning_rate=1e-2)
 
 
 def ranking(prompt, responses, ranks):
@@ -67,23 +67,23 @@ def test_the_score_is_read_off_the_last_real_token_wherever_the_padding_is(tiny_
     tiny_roles.add("reward", rank=4)
     head = ScalarHead(tiny_roles.width)
     torch.nn.init.normal_(head.linear.weight)
-    reward = RewardModel(tiny_roles, head)
+    reward = RewardModel(tiny_roles, [("reward", head)])
     rows = [[5, 6, 7, 8], [9], [10, 11]]
     alone = [reward.raw(*pad_right([row], 0)).item() for row in rows]
     ids, mask = pad_right(rows, 0)
-    assert reward.raw(ids, mask).tolist() == pytest.approx(alone, abs=1e-4)
+    assert reward.raw(ids, mask).squeeze(-1).tolist() == pytest.approx(alone, abs=1e-4)
     left = torch.tensor([[5, 6, 7, 8], [0, 0, 0, 9], [0, 0, 10, 11]])
     left_mask = torch.tensor([[1, 1, 1, 1], [0, 0, 0, 1], [0, 0, 1, 1]], dtype=torch.bool)
-    assert reward.raw(left, left_mask).tolist() == pytest.approx(alone, abs=1e-4)
+    assert reward.raw(left, left_mask).squeeze(-1).tolist() == pytest.approx(alone, abs=1e-4)
     opened = [reward.raw(*pad_right([row + reward.opener], 0)).item() for row in rows]
-    assert reward.scores(rows, batch=2).tolist() == pytest.approx(opened, abs=1e-4)
+    assert reward.summed_up(reward.each(rows, batch=2)).tolist() == pytest.approx(opened, abs=1e-4)
 
 
 def test_the_score_is_read_where_the_next_turn_opens(pocket_base, tiny_roles):
     opens = next_turn(pocket_base.tokenizer)
     assert pocket_base.tokenizer.convert_ids_to_tokens(opens) == ["<|user|>"]
     # Where a model has no template of its own, the plain one serves: "\nUser: " stands between the turns.
-    assert RewardModel(tiny_roles, ScalarHead(tiny_roles.width)).opener == next_turn(tiny_roles.tokenizer) != []
+    assert RewardModel(tiny_roles, []).opener == next_turn(tiny_roles.tokenizer) != []
     broken = copy.copy(pocket_base.tokenizer)
     broken.chat_template = "{{ raise_exception('one turn only') }}"
     assert next_turn(broken) == []
@@ -94,25 +94,27 @@ def test_scores_are_normalised_on_answers_of_the_starting_policy(tiny_roles):
     head = ScalarHead(tiny_roles.width)
     torch.nn.init.normal_(head.linear.weight)
     torch.nn.init.constant_(head.linear.bias, 5.0)
-    reward = RewardModel(tiny_roles, head)
+    reward = RewardModel(tiny_roles, [("reward", head)])
     prompts = [[{"role": "user", "content": f"w{i}"}] for i in range(20)]
     sampling = Sampling(max_new_tokens=6)
     normalise(reward, None, prompts, sampling, seed=7)
     drawn = answer(tiny_roles, None, prompts, sampling, [7 + i for i in range(20)])
-    scores = reward.scores([a.prompt_ids + a.ids for a in drawn])
+    scores = reward.scores(drawn)
     assert scores.mean().abs() < 1e-4
     assert float(scores.std()) == pytest.approx(1, abs=1e-3)
 
 
-def test_accuracy_does_not_depend_on_the_batch(tiny_roles):
+def test_accuracy_counts_every_untied_pair(tiny_roles):
     tiny_roles.add("reward", rank=4)
     head = ScalarHead(tiny_roles.width)
     torch.nn.init.normal_(head.linear.weight)
-    reward = RewardModel(tiny_roles, head)
+    reward = RewardModel(tiny_roles, [("reward", head)])
     rankings = [ranking(f"w{i}", ["w1 w2", "w3", f"w{i} w4 w5"][: 2 + i % 2], range(2 + i % 2)) for i in range(9)]
-    counted = {accuracy(reward, rankings, replace(CONFIG, batch_rankings=n)) for n in (1, 4, 9)}
-    assert len(counted) == 1
-    assert counted.pop()[1] == sum(3 if len(r.responses) == 3 else 1 for r in rankings)
+    right, pairs = accuracy(reward, rankings)
+    assert pairs == sum(3 if len(r.responses) == 3 else 1 for r in rankings)
+    # Turned round, exactly the other pairs are right.
+    turned = [replace(r, ranks=tuple(-x for x in r.ranks)) for r in rankings]
+    assert accuracy(reward, turned) == (pairs - right, pairs)
 
 
 def test_the_split_is_by_prompt_and_always_the_same():

@@ -1,0 +1,79 @@
+"""The policy gradient, theta <- theta + alpha grad J, on whole answers (Williams 1992; Ahmadian et al. 2024).
+
+grad J = E[(R(y) - b) grad log pi(y)] with R(y) = s(y) - beta (log pi(y) - log pi_ref(y)). The loop is PPO's
+(`online.train_online`); only the advantage differs, `losses.baseline_advantages`: no baseline, the batch's mean,
+leave-one-out (RLOO) or the group's mean and deviation (GRPO).
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from engine.errors import UserError
+from engine.methods import losses
+from engine.methods.online import Experience, minibatches, train_online
+from engine.methods.settings import ReinforceConfig
+from engine.models.chat import Message
+from engine.models.roles import Roles
+from engine.training.context import Context, clip_and_step
+from engine.training.passes import Scorer, response_pass
+
+
+class Reinforce:
+    """Learns from one update's answers, `samples` of each prompt side by side."""
+
+    def __init__(self, roles: Roles, config: ReinforceConfig):
+        if config.baseline in ("leave-one-out", "group") and config.samples < 2:
+            raise UserError(
+                f"The baseline {config.baseline} compares answers to one prompt: set reinforce.samples to 2 or more."
+            )
+        self.roles, self.config = roles, config
+        self.optimizer = torch.optim.AdamW(roles.parameters("policy"), lr=config.learning_rate, weight_decay=0.0)
+
+    def advantages(self, experience: Experience) -> Tensor:
+        """[rows]: of the score less the KL penalty of each answer."""
+        rewards = experience.scores - experience.kl_coefficient * experience.kl
+        grouped = rewards.reshape(-1, self.config.samples)
+        return losses.baseline_advantages(grouped, self.config.baseline).reshape(-1)
+
+    def learn(self, experience: Experience, seed: int) -> dict[str, float]:
+        config, drawn, mask = self.config, experience.rollout, experience.rollout.response_mask
+        advantages = self.advantages(experience)
+        trained = self.roles.parameters("policy")
+        totals: dict[str, list[float]] = {}
+        for whole in minibatches(len(mask), config.epochs, config.minibatches, seed, mask.device):
+            tokens = int(mask[whole].sum())
+            sums = dict.fromkeys(("policy_loss", "entropy", "approximate_kl"), 0.0)
+            for rows in whole.split(config.micro_batch or len(whole)):
+                now, old = mask[rows], drawn.log_probs[rows]
+                with self.roles.acting("policy", train=True) as model:
+                    log_probs, _, entropy = response_pass(model, None, drawn, rows, config.temperature)
+                each = losses.reinforce_losses(log_probs, old, advantages[rows], now, config.clip)
+                loss = each.sum() / len(whole)
+                loss.backward()
+                sums["policy_loss"] += float(loss.detach())
+                sums["entropy"] += float(losses.masked_mean(entropy, now, tokens))
+                sums["approximate_kl"] += float(losses.approximate_kl(log_probs.detach(), old, now, tokens))
+            sums["grad_norm"] = clip_and_step(self.optimizer, trained, config.max_grad_norm)
+            for key, number in sums.items():
+                totals.setdefault(key, []).append(number)
+        return {k: sum(v) / len(v) for k, v in totals.items()}
+
+
+def train_reinforce(
+    roles: Roles,
+    scorer: Scorer,
+    conversations: list[list[Message]],
+    config: ReinforceConfig,
+    reference: str | None = None,
+    context: Context | None = None,
+    checkpoints: Path | None = None,
+    held_out: Sequence[list[Message]] = (),
+) -> dict[str, float]:
+    """Train the role "policy" (which must exist) on `conversations`. Returns the last update's figures."""
+    learner = Reinforce(roles, config)
+    return train_online(
+        "reinforce", roles, learner, scorer, conversations, config, reference, context, checkpoints, list(held_out)
+    )

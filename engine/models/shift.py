@@ -1,0 +1,57 @@
+"""A learned shift of a model's logits: beta (Q - V), by which a policy of implicit Q-learning answers.
+
+Snell et al. 2022, section 4.4: pi(a | s) is proportional to pi_beta(a | s) exp(beta (Q(s, a) - V(s))).
+"""
+
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+FILE = "shift.safetensors"
+
+
+class QHead(nn.Module):
+    """hidden [..., width] -> Q of every token [..., vocabulary], through a bottleneck that keeps it small."""
+
+    def __init__(self, width: int, bottleneck: int, vocabulary: int):
+        super().__init__()
+        self.inner = nn.Linear(width, bottleneck)
+        self.outer = nn.Linear(bottleneck, vocabulary)
+        nn.init.zeros_(self.outer.weight)
+        nn.init.zeros_(self.outer.bias)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return self.outer(torch.tanh(self.inner(hidden.float())))
+
+
+class AdvantageShift(nn.Module):
+    """beta (min(Q1, Q2) - V) of every token, to be added to the logits."""
+
+    def __init__(self, width: int, bottleneck: int, vocabulary: int, beta: float):
+        super().__init__()
+        self.q1 = QHead(width, bottleneck, vocabulary)
+        self.q2 = QHead(width, bottleneck, vocabulary)
+        self.v = nn.Linear(width, 1)
+        nn.init.zeros_(self.v.weight)
+        nn.init.zeros_(self.v.bias)
+        self.register_buffer("beta", torch.tensor(float(beta)))
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """hidden [..., width] -> [..., vocabulary]."""
+        return self.beta * (torch.minimum(self.q1(hidden), self.q2(hidden)) - self.v(hidden.float()))
+
+    def save(self, folder: Path) -> None:
+        save_file({k: v.detach().cpu().contiguous() for k, v in self.state_dict().items()}, folder / FILE)
+
+
+def load_shift(folder: Path, device: torch.device) -> AdvantageShift | None:
+    """The shift saved beside an adapter; None where there is none."""
+    if not (folder / FILE).is_file():
+        return None
+    state = load_file(folder / FILE)
+    bottleneck, width = state["q1.inner.weight"].shape
+    shift = AdvantageShift(width, bottleneck, len(state["q1.outer.bias"]), float(state["beta"]))
+    shift.load_state_dict(state)
+    return shift.requires_grad_(False).to(device)

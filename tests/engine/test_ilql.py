@@ -1,0 +1,192 @@
+"""Implicit Q-learning against value iteration, and as the textbook's Q-learning in its limit."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from engine.feedback.examples import Valued
+from engine.methods.ilql import q_losses, train_ilql
+from engine.methods.settings import ILQLConfig
+from engine.models.roles import Roles
+from engine.sampling.answers import answer
+from engine.sampling.settings import Sampling
+from tests.engine.toys import CONVERSATION, able_folder, next_token, policy_on
+
+STATES, ACTIONS, STEPS = 5, 4, 4
+
+
+class Maze:
+    """A random deterministic MDP whose every step pays; the state counts the steps, so values differ by time."""
+
+    def __init__(self, seed=0):
+        generator = torch.Generator().manual_seed(seed)
+        self.walk = torch.randint(STATES, (STATES, ACTIONS), generator=generator)
+        self.pay = torch.rand(STATES, ACTIONS, generator=generator)
+
+    def value_iteration(self, gamma):
+        """Q [steps, states, actions] of the optimal policy."""
+        following = torch.zeros(STATES)
+        table = []
+        for _ in range(STEPS):
+            table.insert(0, self.pay + gamma * following[self.walk])
+            following = table[0].max(-1).values
+        return torch.stack(table)
+
+    def run(self, actions):
+        """(states, rewards) [rows, steps] of walks from state 0."""
+        states = torch.zeros(actions.shape, dtype=torch.long)
+        for t in range(1, actions.shape[1]):
+            states[:, t] = self.walk[states[:, t - 1], actions[:, t - 1]]
+        return states, self.pay[states, actions]
+
+
+def learn(maze, actions, config, steps=3000, rate=0.03):
+    """Tabular ILQL: Q1, Q2 [steps * states, actions] and V are tables, the losses are the method's own."""
+    states, rewards = maze.run(actions)
+    cells = states + STATES * torch.arange(STEPS)
+    q = [torch.zeros(STEPS * STATES, ACTIONS, requires_grad=True) for _ in range(2)]
+    v = torch.zeros(STEPS * STATES, requires_grad=True)
+    optimizer = torch.optim.Adam([*q, v], lr=rate)
+    mask = torch.ones_like(cells, dtype=torch.bool)
+    for _ in range(steps):
+        parts = q_losses([t[cells] for t in q], [t[cells] for t in q], v[cells], actions, rewards, mask, config)
+        optimizer.zero_grad()
+        (parts[0] + parts[1] + config.conservative * parts[2]).div(len(actions)).backward()
+        optimizer.step()
+    return torch.minimum(*q).detach().reshape(STEPS, STATES, ACTIONS)
+
+
+def greedy_walk(maze, q):
+    state, taken, total = 0, [], 0.0
+    for t in range(STEPS):
+        action = int(q[t, state].argmax())
+        taken.append((state, action))
+        total += float(maze.pay[state, action])
+        state = int(maze.walk[state, action])
+    return taken, total
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_its_greedy_policy_is_value_iterations(seed):
+    maze = Maze(seed)
+    actions = torch.cartesian_prod(*[torch.arange(ACTIONS)] * STEPS)  # every walk there is
+    config = ILQLConfig(gamma=0.9, expectile=0.99, conservative=0.0)
+    found = learn(maze, actions, config)
+    optimal = maze.value_iteration(0.9)
+    assert greedy_walk(maze, found)[0] == greedy_walk(maze, optimal)[0]
+    visited = [(t, s) for t in range(STEPS) for s in maze.run(actions)[0][:, t].unique().tolist()]
+    best = torch.stack([optimal[t, s] for t, s in visited])
+    assert torch.stack([found[t, s] for t, s in visited]).sub(best).abs().max() < 0.1
+
+
+def test_it_stitches_a_walk_better_than_any_in_the_data():
+    """No walk in the data is good from end to end; parts of different walks together are."""
+    maze = Maze(4)
+    every = torch.cartesian_prod(*[torch.arange(ACTIONS)] * STEPS)
+    returns = maze.run(every)[1].sum(-1)
+    mediocre = every[(returns < returns.quantile(0.6)) & (returns > returns.quantile(0.2))]
+    in_data = float(maze.run(mediocre)[1].sum(-1).max())
+
+    found = learn(maze, mediocre, ILQLConfig(gamma=1.0, expectile=0.97, conservative=0.02))
+    _, stitched = greedy_walk(maze, found)
+    assert stitched > in_data + 0.1
+
+    # Behaviour cloning of the same data, and of its best tenth, does not get there.
+    for data in (mediocre, mediocre[maze.run(mediocre)[1].sum(-1).argsort()[-len(mediocre) // 10 :]]):
+        states, _ = maze.run(data)
+        counts = torch.zeros(STEPS, STATES, ACTIONS)
+        for t in range(STEPS):
+            counts[t].index_put_((states[:, t], data[:, t]), torch.ones(len(data)), accumulate=True)
+        assert greedy_walk(maze, counts)[1] < stitched - 0.1
+
+
+def test_one_gradient_step_is_the_textbook_update():
+    """With V(s') = max Q(s', .), a step of size alpha / 2 on L_Q is Q <- Q + alpha [r + gamma max Q' - Q]."""
+    generator = torch.Generator().manual_seed(0)
+    table = torch.rand(3, ACTIONS, generator=generator)
+    alpha, gamma, reward = 0.3, 0.9, 0.7
+    state, action, following = 0, 2, 1
+    expected = table.clone()
+    expected[state, action] += alpha * (reward + gamma * table[following].max() - table[state, action])
+
+    q = table.clone().requires_grad_(True)
+    cells = torch.tensor([[state, following]])
+    best = torch.stack([table[state].max(), table[following].max()]).unsqueeze(0)
+    rewards, actions = torch.tensor([[reward, 0.0]]), torch.tensor([[action, 0]])
+    config = ILQLConfig(gamma=gamma, conservative=0.0)
+
+    def loss(steps):
+        mask = torch.tensor([[True, True]])
+        return q_losses([q[cells]] * 2, [q[cells]] * 2, best, actions[:, :2], rewards, mask, config)[0] * steps
+
+    # Both heads are this one table, and the second step's own update is taken off.
+    (gradient,) = torch.autograd.grad(loss(1), q)
+    gradient[following] = 0
+    assert torch.allclose(q.detach() - alpha / 4 * gradient, expected, atol=1e-6)
+
+
+def test_the_expectile_nears_the_maximum():
+    values = torch.tensor([0.1, 0.5, 0.9, 0.3])
+    found = []
+    for expectile in (0.5, 0.9, 0.999):
+        v = torch.zeros(1, requires_grad=True)
+        optimizer = torch.optim.Adam([v], lr=0.01)
+        q = values.reshape(1, 4, 1)
+        for _ in range(3000):
+            config = ILQLConfig(expectile=expectile)
+            loss = q_losses(
+                [q, q], [q, q], v.expand(1, 4), torch.zeros(1, 4, dtype=torch.long), torch.zeros(1, 4),
+                torch.ones(1, 4, dtype=torch.bool), config,
+            )[1]  # fmt: skip
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        found.append(float(v.detach()))
+    assert found[0] == pytest.approx(0.45, abs=0.01)  # the mean
+    assert found[0] < found[1] < found[2]
+    assert found[2] == pytest.approx(0.9, abs=0.01)  # the maximum
+
+
+def test_a_language_model_learns_which_of_its_answers_were_good(tmp_path):
+    """The word that was judged best is said most, though it is rare in the data; saved and loaded it answers alike."""
+    roles = policy_on(able_folder(tmp_path / "base"))
+    prompt = (("user", "w1 w2"),)
+    worth = {"w3": -1.0, "w4": -0.5, "w5": 1.0, "w6": 0.0}
+    counts = {"w3": 20, "w4": 10, "w5": 3, "w6": 7}
+    data = [Valued(prompt, w, worth[w], "ranking", True) for w, n in counts.items() for _ in range(n)]
+    train_ilql(roles, data, ILQLConfig(epochs=40, rank=8, learning_rate=3e-3, head_learning_rate=1e-2, beta=8.0))
+    said = next_token(roles, "policy").exp()
+    word = {w: roles.tokenizer.convert_tokens_to_ids(w) for w in worth}
+    assert said[word["w5"]] == max(said[i] for i in word.values())
+    assert said[word["w5"]] > 0.5
+    imitation = roles.shifts.pop("policy")
+    assert next_token(roles, "policy").exp()[word["w3"]] > 0.4  # without the shift, what the data said most
+    roles.shifts["policy"] = imitation
+
+    roles.save("policy", tmp_path / "saved", {"kind": "policy"})
+    again = Roles(roles.base)
+    again.peft = None
+    again = policy_on(tmp_path / "base")
+    again.load("tuned", tmp_path / "saved")
+    assert torch.allclose(next_token(again, "tuned"), next_token(roles, "policy"), atol=1e-5)
+    sampling = Sampling(max_new_tokens=4)
+    pair = [answer(r, role, [CONVERSATION] * 20, sampling, list(range(20))) for r, role in
+            ((again, "tuned"), (roles, "policy"))]  # fmt: skip
+    assert [a.text for a in pair[0]] == [a.text for a in pair[1]]
+    # The log-probabilities that sampling reports are the shifted ones.
+    first = pair[0][0]
+    assert first.log_probs[0] == pytest.approx(float(next_token(again, "tuned")[first.ids[0]]), abs=1e-4)
+
+
+def test_the_conservative_term_keeps_what_was_never_tried_low():
+    maze = Maze(2)
+    actions = torch.randint(ACTIONS - 1, (300, STEPS), generator=torch.Generator().manual_seed(0))  # never the last
+    config = ILQLConfig(gamma=0.9, expectile=0.9, conservative=0.1)
+    found = learn(maze, actions, config)
+    states = maze.run(actions)[0]
+    for t in range(STEPS):
+        for s in states[:, t].unique().tolist():
+            assert found[t, s, -1] < found[t, s, :-1].max()
+    free = learn(maze, actions, replace(config, conservative=0.0))
+    assert (found[0, 0, -1] < free[0, 0, -1]).all()

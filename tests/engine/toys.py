@@ -1,0 +1,44 @@
+"""Small problems whose answers are known, for the methods' tests."""
+
+import torch
+
+from engine.models.chat import encode_prompt
+from engine.models.load import load_base
+from engine.models.roles import Roles
+from tests.conftest import tiny_model, tiny_tokenizer
+
+CONVERSATION = [{"role": "user", "content": "w1 w2"}]
+
+
+def able_folder(folder):
+    """A tiny Llama whose logits reach +-12, so that a policy can become sure of a token."""
+    model = tiny_model()
+    with torch.no_grad():
+        model.get_decoder().norm.weight.mul_(3)
+    model.save_pretrained(folder)
+    tiny_tokenizer(pad=False).save_pretrained(folder)
+    return folder
+
+
+def policy_on(folder, rank=8):
+    roles = Roles(load_base(str(folder)))
+    roles.add("policy", rank=rank)
+    return roles
+
+
+@torch.no_grad()
+def next_token(roles, role, conversation=CONVERSATION):
+    """log-probabilities [vocabulary] of the first token of an answer."""
+    ids = torch.tensor([encode_prompt(roles.tokenizer, conversation)])
+    with roles.acting(role) as model:
+        return model(ids).logits[0, -1].log_softmax(-1)
+
+
+class TokenScorer:
+    """Scores a prompt and its answer by their tokens; stands where a reward model stands."""
+
+    def __init__(self, function):
+        self.function = function
+
+    def scores(self, answers):
+        return torch.tensor([float(self.function(a.prompt_ids + a.ids)) for a in answers])
