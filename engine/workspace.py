@@ -2,6 +2,7 @@
 
 workspace/
   studio.db      SQLite, readable with any SQLite tool
+  bases/         one folder a base made here, by pretraining: all its weights
   models/        one folder a model version: adapter, head, studio.json
   runs/          one folder a run: log.txt, checkpoints
 """

@@ -162,20 +162,8 @@ def import_(group_workspace, file: Path, form: str, workspace, as_json: bool) ->
     answer_with(result, as_json, "\n".join(lines))
 
 
-METHODS = {
-    "improve": "a reward model on your feedback, PPO against it, and a comparison",
-    "reward": "a reward model on your feedback",
-    "ppo": "PPO against the newest reward model",
-    "reinforce": "the policy gradient (RLOO, GRPO) against the newest reward model",
-    "sft": "copy your edits and the answers you liked best",
-    "dpo": "prefer what you ranked higher, without a reward model",
-    "kto": "more of what you liked, less of what you did not; thumbs are enough",
-    "ilql": "Q-learning on the answers you judged",
-}
-
-
 @main.command(
-    epilog="Methods:\n\n\b\n" + "\n".join(f"{name:<10} {what}" for name, what in METHODS.items()),
+    epilog="Methods:\n\n\b\n" + "\n".join(f"{name:<10} {what}" for name, what in engine.launcher.METHODS.items()),
 )
 @click.argument("method")
 @click.option("--base", help="What to start from: a model version, a folder, or a cached model.")
@@ -201,8 +189,7 @@ def train(
             raise engine.UserError(f'There is no reward function "{reward_function}". Write it as file.py:name.')
         settings = [*settings, f"reward_function={Path(path).resolve()}:{name}"]
     config = engine.parse_settings(list(settings), method)
-    needs_feedback = method in METHODS and method not in ("ppo", "reinforce")
-    if needs_feedback and not engine.feedback_log.counts(store)["prompts"]:
+    if method in engine.launcher.NEEDS_FEEDBACK and not engine.feedback_log.counts(store)["prompts"]:
         raise engine.UserError(
             "There is no feedback in this workspace yet. Rank some answers on the page first, "
             "or try `rlhf-studio demo`."

@@ -2,6 +2,8 @@ const counts = root.querySelector(".counts");
 const enough = root.querySelector(".enough");
 const start = root.querySelector(".improve");
 const preset = root.querySelector("select.preset");
+const method = root.querySelector("select.method");
+const what = root.querySelector(".what");
 const runBox = root.querySelector(".run");
 const history = root.querySelector(".history");
 let chosen = null; // run id shown; null means the newest
@@ -44,10 +46,10 @@ function chart(title, points, digits = 2) {
   return box;
 }
 
-const NAMES = { load: "Load", reward: "Reward model", ppo: "PPO", compare: "Compare" };
+const NAMES = { load: "Load", reward: "Reward model", ppo: "PPO", reinforce: "Policy gradient", sft: "Copy the best", dpo: "DPO", kto: "KTO", ilql: "Q-learning", compare: "Compare" };
 
 function stageBar(run) {
-  const order = run.method === "improve" ? ["load", "reward", "ppo", "compare"] : ["load", run.method];
+  const order = run.stages;
   const at = order.indexOf(run.stage);
   return el(
     "ol",
@@ -62,11 +64,47 @@ function stageBar(run) {
   );
 }
 
+/** How far the reward model can be trusted, and where it is most wrong. */
+function trust(report) {
+  if (!report || !report.pairs) return null;
+  const range = `${percent(report.accuracy_low)} to ${percent(report.accuracy_high)}`;
+  const lines = [`The reward model orders ${percent(report.accuracy)} of ${report.pairs} pairs it never saw as you did (95% interval ${range}).`];
+  if (report.self_agreement !== null) lines.push(`You agreed with yourself on ${percent(report.self_agreement)} of ${report.self_agreement_pairs} pairs that you judged twice.`);
+  const more = [`Calibration error ${report.calibration_error.toFixed(2)}: how far its certainty is from how often it is right.`];
+  if (report.length_correlation !== null) more.push(`Its scores go with an answer's length by ${report.length_correlation.toFixed(2)} (-1 likes short ones, 1 long ones).`);
+  const worst = report.worst.map((w) => {
+    const ask = el("dt", {}), better = el("dd", {}), worse = el("dd", { class: "hint" });
+    ask.textContent = w.prompt;
+    better.textContent = `You: ${w.better}`;
+    worse.textContent = `It: ${w.worse}`;
+    return [ask, better, worse];
+  });
+  return el(
+    "div",
+    { class: "trust" },
+    lines.map((line) => el("p", { class: "hint" }, line)),
+    el("details", {}, el("summary", {}, "How far it can be trusted"), more.map((line) => el("p", { class: "hint" }, line)), worst.length > 0 && [el("h4", {}, "The pairs it gets most wrong"), el("dl", { class: "samples" }, worst)]),
+  );
+}
+
+let told = ""; // what the trust box was drawn from; it is not drawn again, so that what was opened stays open
+let trustBox = null;
+
+function describe(methods) {
+  what.textContent = (methods.find((m) => m[0] === method.value) || ["", "", ""])[2];
+}
+
 function draw(state) {
+  if (!method.options.length) {
+    fill(method, state.methods.map(([name, label]) => el("option", { value: name }, label)));
+    method.addEventListener("change", () => describe(state.methods));
+    describe(state.methods);
+  }
   fill(counts, ["ranking", "edit", "rating"].map((kind) => el("div", { class: "count" }, el("b", {}, String(state.counts[kind])), el("span", {}, { ranking: "rankings", edit: "edits", rating: "ratings" }[kind]))));
   enough.textContent = state.advice;
   const run = state.run;
-  start.disabled = !state.ready || !!state.busy;
+  const free = ["ppo", "reinforce"].includes(method.value); // needs a reward model, which the run itself looks for
+  start.disabled = !(state.ready || free) || !!state.busy;
   start.textContent = state.busy ? "Improving …" : "Improve";
   if (!run) fill(runBox, el("p", { class: "hint" }, "Nothing has been trained yet. Rank some answers in Chat, then press Improve."));
   else {
@@ -79,8 +117,10 @@ function draw(state) {
       run.active && run.left !== null && el("span", { class: "hint left" }, `about ${duration(run.left)} left`),
       run.active && el("button", { class: "stop-run", onclick: () => call("stop", run.id).then(refresh) }, "Stop"),
       ["stopped", "failed"].includes(run.status) && el("button", { class: "resume-run", onclick: () => call("resume", run.id).then(refresh) }, "Resume"),
-      run.status === "finished" && run.method === "improve" && el("a", { class: "button primary", href: "/compare" }, "Compare before and after"),
+      run.status === "finished" && run.compared && el("a", { class: "button primary", href: "/compare" }, "Compare before and after"),
     );
+    const now = JSON.stringify([run.id, run.report]);
+    if (now !== told) [told, trustBox] = [now, trust(run.report)];
     const samples = run.samples.map((s) => {
       const ask = el("dt", {}), text = el("dd", {});
       ask.textContent = s.prompt;
@@ -92,18 +132,9 @@ function draw(state) {
       head,
       stageBar(run),
       run.reason && el("p", { class: `reason ${run.status}` }, run.reason),
-      run.held_out.pairs > 0 &&
-        el("p", { class: "hint" }, `The reward model orders ${percent(run.held_out.accuracy)} of ${run.held_out.pairs} pairs it never saw as you did.`),
-      el(
-        "div",
-        { class: "charts" },
-        chart("Reward model accuracy, while it learns", run.curves.accuracy),
-        chart("Reward", run.curves.reward),
-        chart("KL to the reference, nats", run.curves.kl),
-        chart("Answer length, tokens", run.curves.length, 0),
-      ),
-      el("h3", {}, "Answers as training goes"),
-      samples.length ? el("dl", { class: "samples" }, samples) : el("p", { class: "hint" }, "They appear when PPO starts."),
+      trustBox,
+      el("div", { class: "charts" }, run.curves.map((c) => chart(c.title, c.points, c.digits))),
+      samples.length > 0 && [el("h3", {}, "Answers as training goes"), el("dl", { class: "samples" }, samples)],
     );
   }
   fill(
@@ -119,7 +150,7 @@ async function refresh() {
 
 start.addEventListener("click", async () => {
   start.disabled = true;
-  const answer = await call("improve", preset.value);
+  const answer = await call("improve", method.value, preset.value);
   if (answer) chosen = answer.run;
   await refresh();
 });

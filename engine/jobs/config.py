@@ -11,6 +11,7 @@ from engine.methods.settings import (
     ILQLConfig,
     KTOConfig,
     PPOConfig,
+    PretrainConfig,
     ReinforceConfig,
     RewardConfig,
     SFTConfig,
@@ -37,6 +38,7 @@ class RunConfig:
     reward: RewardConfig = field(default_factory=RewardConfig)
     ppo: PPOConfig = field(default_factory=PPOConfig)
     reinforce: ReinforceConfig = field(default_factory=ReinforceConfig)
+    pretrain: PretrainConfig = field(default_factory=PretrainConfig)
     sft: SFTConfig = field(default_factory=SFTConfig)
     dpo: DPOConfig = field(default_factory=DPOConfig)
     kto: KTOConfig = field(default_factory=KTOConfig)
@@ -52,7 +54,7 @@ class RunConfig:
         return Sampling(temperature=self.compare.temperature, max_new_tokens=self.ppo.max_new_tokens)
 
 
-STAGES = ("reward", "ppo", "reinforce", "sft", "dpo", "kto", "ilql")  # whose settings have a seed
+STAGES = ("pretrain", "reward", "ppo", "reinforce", "sft", "dpo", "kto", "ilql")  # whose settings have a seed
 _adapter = TypeAdapter(RunConfig)
 
 

@@ -12,7 +12,19 @@ from engine.store import runs
 from engine.store.db import Store, now
 from engine.workspace import Workspace
 
-METHODS = ("improve", "reward", "ppo", "reinforce", "sft", "dpo", "kto", "ilql")
+# What a run can do, each in a sentence for people.
+METHODS = {
+    "improve": "A reward model learns what you prefer, then PPO tunes the model against it.",
+    "reward": "Only the reward model: how well can your taste be told from your feedback?",
+    "ppo": "PPO against the newest reward model, or against a Python function.",
+    "reinforce": "The policy gradient (RLOO, GRPO) against the newest reward model: simpler than PPO, no value head.",
+    "sft": "The model copies your edits and the answers you liked best.",
+    "dpo": "The model learns from your rankings directly, without a reward model.",
+    "kto": "More of what you liked, less of what you did not; thumbs are enough.",
+    "pretrain": "Next-word prediction on plain text: an adapter, all weights, or a new model with its own tokenizer.",
+    "ilql": "Q-learning on the answers you judged; it never needs to answer anew while it learns.",
+}
+NEEDS_FEEDBACK = ("improve", "reward", "sft", "dpo", "kto", "ilql")
 
 
 def start(workspace: Workspace, store: Store, method: str, config: dict, parent_version_id: int) -> int:

@@ -18,11 +18,14 @@ from engine.methods.function import load_function
 from engine.methods.ilql import train_ilql
 from engine.methods.kto import train_kto
 from engine.methods.ppo import train_ppo
+from engine.methods.pretrain import perplexity, pretrain
 from engine.methods.reinforce import train_reinforce
 from engine.methods.reward import RewardModel, load_reward, normalise, ranking_scores, train_reward
 from engine.methods.settings import OnlineConfig
 from engine.methods.sft import demonstration_loss, train_sft, worth_copying
+from engine.methods.text import new_model, new_tokenizer, packed, read_texts, split
 from engine.models.chat import Message, fits
+from engine.models.find import fingerprint
 from engine.models.load import load_base
 from engine.models.roles import Roles
 from engine.prompts import load_prompts
@@ -280,11 +283,61 @@ def run_ilql(job: Job) -> None:
     _offline(job, "ilql", lambda roles, _, to: train_ilql(roles, valued, job.config.ilql, job.context, to))
 
 
+def run_pretrain(job: Job) -> None:
+    """Next-token prediction on plain text: a version of the base, or a base of its own."""
+    config = job.config.pretrain
+    if not config.text:
+        raise UserError("Say which text to learn from: pretrain.text=FILE or a folder of text files.")
+    train, test = split(read_texts(config.text), config.held_out)
+    if config.start == "new":
+        job.context.stage("load", 0, 1)
+        tokenizer: Any = new_tokenizer(train, config.vocabulary, [])
+        model: Any = new_model(tokenizer, config.width, config.layers, 2 * config.max_length, config.seed)
+        roles = None
+    else:
+        roles, start = load_roles(job)
+        tokenizer, model = roles.tokenizer, roles.base.model
+    measured = list(packed(tokenizer, test, config.max_length, None))
+    stream = packed(tokenizer, train, config.max_length, config.seed)
+
+    def learn(model: Any, folder: Path) -> dict[str, float]:
+        before = perplexity(model, measured, tokenizer.pad_token_id)
+        figures = pretrain(model, stream, tokenizer.pad_token_id, config, job.context, folder)
+        after = perplexity(model, measured, tokenizer.pad_token_id)
+        return {"perplexity_before": before, "perplexity": after, **figures}
+
+    if roles is not None and config.start == "lora":
+
+        def learn_adapter(folder: Path) -> dict[str, float]:
+            with roles.acting("policy", train=True) as acting:
+                return learn(acting, folder)
+
+        after = make_policy(job, roles, start, "pretrain", learn_adapter)
+        compare_with_parent(job, roles, start, after, None)
+        return
+    if roles is not None:
+        if start:
+            raise UserError(
+                "All weights can be trained of a base only, not of a version with an adapter. Use start=lora."
+            )
+        if roles.base.precision == "nf4":
+            raise UserError("The weights of a 4-bit base cannot be trained. Use start=lora, or another precision.")
+        model.requires_grad_(True)
+    figures = learn(model, job.checkpoints("pretrain"))
+    folder = job.workspace.folder / "bases" / str(job.run["id"])
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    version = models.ensure_base(job.store, str(folder), fingerprint(folder), f"base-{job.run['id']}")
+    job.store.update("model_versions", version, run_id=job.run["id"], facts={"method": "pretrain", **figures})
+    job.keep({f"pretrain_{key}": value for key, value in figures.items()}, version)
+
+
 RECIPES: dict[str, Callable[[Job], None]] = {
     "improve": run_improve,
     "reward": run_reward,
     "ppo": run_ppo,
     "reinforce": run_reinforce,
+    "pretrain": run_pretrain,
     "sft": run_sft,
     "dpo": run_dpo,
     "kto": run_kto,

@@ -124,14 +124,14 @@ def train_online(
     controller = losses.AdaptiveKL(config.kl_coefficient, config.kl_target, config.kl_horizon)
     best = Best(roles, scorer, held_out or [], config)
     first = 0
-    if checkpoints and (state := checkpoint.load(checkpoints, learner.optimizer)):
+    if checkpoints and (state := checkpoint.load(checkpoints, [learner.optimizer])):
         controller.coefficient, first = state["kl_coefficient"], state["update"]
         best.score, best.weights = state["best_score"], state["best_weights"]
 
     def save(update: int) -> None:
         if checkpoints:
             checkpoint.save(
-                checkpoints, learner.optimizer, kl_coefficient=controller.coefficient, update=update,
+                checkpoints, [learner.optimizer], kl_coefficient=controller.coefficient, update=update,
                 best_score=best.score, best_weights=best.weights,
             )  # fmt: skip
 

@@ -11,29 +11,19 @@ Documents of like length share a batch, so that little is spent on padding, and 
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
 from itertools import islice
+from pathlib import Path
 
 import torch
 from torch.nn.functional import cross_entropy
 
+from engine.methods.settings import PretrainConfig
+from engine.training import checkpoint
 from engine.training.batches import pad_right
+from engine.training.context import Context, Silent, Stopped
 
 Document = tuple[list[int], list[float]]  # token ids, and how much each counts in the loss
-
-
-@dataclass(frozen=True)
-class PretrainConfig:
-    tokens: int = 16_000_000  # how many to train on in all
-    batch_tokens: int = 4096  # per optimiser step, padding included
-    learning_rate: float = 5e-3
-    final_learning_rate: float = 2e-5
-    warmup: float = 0.01  # share of training
-    weight_decay: float = 0.05
-    max_grad_norm: float = 1.0
-    max_length: int = 512
-    seed: int = 0
 
 
 def token_batches(
@@ -73,9 +63,10 @@ def next_token_loss(model, ids: torch.Tensor, weights: torch.Tensor) -> torch.Te
 def perplexity(model, documents: list[Document], pad_id: int, batch_tokens: int = 8192) -> float:
     """exp of the mean next-token loss over `documents`, every token weighing the same."""
     total, count = 0.0, 0
+    device = next(model.parameters()).device
     for ids, mask, _ in token_batches(documents, batch_tokens, 10**9, pad_id, torch.Generator().manual_seed(0)):
         tokens = int(mask[:, 1:].sum())
-        total += float(next_token_loss(model, ids, mask.float())) * tokens
+        total += float(next_token_loss(model, ids.to(device), mask.float().to(device))) * tokens
         count += tokens
     return math.exp(total / count)
 
@@ -83,24 +74,24 @@ def perplexity(model, documents: list[Document], pad_id: int, batch_tokens: int 
 def learning_rate_at(progress: float, config: PretrainConfig) -> float:
     """Linear warm-up, then half a cosine down to the final rate; `progress` runs from 0 to 1."""
     if progress < config.warmup:
-        return config.learning_rate * progress / config.warmup
+        return config.peak * progress / config.warmup
     rest = (progress - config.warmup) / (1 - config.warmup)
-    span = config.learning_rate - config.final_learning_rate
+    span = config.peak - config.final_learning_rate
     return config.final_learning_rate + span * 0.5 * (1 + math.cos(math.pi * min(rest, 1.0)))
 
 
 def make_optimizers(model, config: PretrainConfig) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices between embedding and head, AdamW for what else there is."""
+    """Muon for the matrices between embedding and head, AdamW for what else there is; for adapters AdamW alone."""
+    trained = [p for p in model.parameters() if p.requires_grad]
     tables = [m for m in model.modules() if isinstance(m, torch.nn.Embedding)]
     ends = {id(m.weight) for m in (*tables, model.get_output_embeddings())}
-    inner = [p for p in model.parameters() if p.dim() == 2 and id(p) not in ends]
-    rest = [p for p in model.parameters() if p.dim() != 2 or id(p) in ends]
-    return [
-        torch.optim.Muon(
-            inner, lr=config.learning_rate, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw"
-        ),
-        torch.optim.AdamW(rest, lr=config.learning_rate, betas=(0.9, 0.95), weight_decay=0.0),
-    ]
+    inner = [p for p in trained if p.dim() == 2 and id(p) not in ends and config.start != "lora"]
+    rest = [p for p in trained if all(p is not q for q in inner)]
+    adam = torch.optim.AdamW(rest, lr=config.peak, betas=(0.9, 0.95), weight_decay=0.0)
+    if not inner:
+        return [adam]
+    muon = torch.optim.Muon(inner, lr=config.peak, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw")
+    return [muon, adam]
 
 
 def pretrain(
@@ -108,36 +99,62 @@ def pretrain(
     documents: Iterable[Document],
     pad_id: int,
     config: PretrainConfig,
-    report: Callable[[dict[str, float]], None] = lambda metrics: None,
-) -> None:
-    """Train `model` in place on token-id `documents` until `config.tokens` were seen."""
+    context: Context | None = None,
+    checkpoints: Path | None = None,
+) -> dict[str, float]:
+    """Train what `model` has to train in place on token-id `documents` until `config.tokens` were seen.
+
+    Returns the last step's figures. A resumed run passes over the batches it has seen; `documents` must come as they
+    came before.
+    """
+    context = context or Silent()
     torch.manual_seed(config.seed)
     optimizers = make_optimizers(model, config)
+    trained = [p for p in model.parameters() if p.requires_grad]
     generator = torch.Generator().manual_seed(config.seed)
-    seen, started = 0, time.monotonic()
+    kept = checkpoint.load(checkpoints, optimizers) if checkpoints else {}
+    first, seen = kept.get("step", 0), 0
+    figures: dict[str, float] = {}
+    before, saved = time.monotonic(), time.monotonic()
     model.train()
+    device = next(model.parameters()).device
     batches = token_batches(documents, config.batch_tokens, config.max_length, pad_id, generator)
     for step, (ids, mask, weights) in enumerate(batches, 1):
+        if seen >= config.tokens:
+            break
         rate = learning_rate_at(seen / config.tokens, config)
+        tokens = int(mask.sum())
+        seen += tokens
+        if step <= first:
+            continue
+        try:
+            context.stage("pretrain", min(seen - tokens, config.tokens), config.tokens)
+        except Stopped:
+            if checkpoints and step > 1:
+                checkpoint.save(checkpoints, optimizers, step=step - 1)
+            model.eval()
+            raise
         for group in (g for o in optimizers for g in o.param_groups):
             group["lr"] = rate
-        loss = next_token_loss(model, ids, weights)
+        loss = next_token_loss(model, ids.to(device), weights.to(device))
         loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.max_grad_norm)
+        norm = torch.nn.utils.clip_grad_norm_(trained, config.max_grad_norm)
         for optimizer in optimizers:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-        seen += int(mask.sum())
-        report(
-            {
-                "step": step,
-                "tokens": seen,
-                "loss": float(loss.detach()),
-                "grad_norm": float(norm),
-                "learning_rate": rate,
-                "tokens_per_second": seen / (time.monotonic() - started),
-            }
-        )
-        if seen >= config.tokens:
-            break
+        now = time.monotonic()
+        figures = {
+            "tokens": seen,
+            "loss": float(loss.detach()),
+            "grad_norm": float(norm),
+            "learning_rate": rate,
+            "tokens_per_second": tokens / max(now - before, 1e-9),
+        }
+        before = now
+        context.metrics("pretrain", step, figures)
+        if checkpoints and now - saved > checkpoint.EVERY:
+            checkpoint.save(checkpoints, optimizers, step=step)
+            saved = now
+    context.stage("pretrain", config.tokens, config.tokens)
     model.eval()
+    return figures

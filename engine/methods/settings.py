@@ -7,6 +7,30 @@ from engine.training.settings import Count, FitConfig, Natural, NotNegative, Pos
 
 
 @dataclass(frozen=True)
+class PretrainConfig:
+    text: str = ""  # a text file, or a folder of them
+    start: Literal["lora", "full", "new"] = "lora"  # an adapter on the base, all of its weights, or a new model
+    width: Count = 256  # of a new model, as are the next two
+    layers: Count = 4
+    vocabulary: Count = 4096
+    tokens: Count = 1_000_000  # how many to train on in all
+    batch_tokens: Count = 4096  # per optimiser step, padding included
+    learning_rate: NotNegative = 0.0  # 0: 1e-3 for an adapter, 3e-4 for all weights, 5e-3 for a new model
+    final_learning_rate: NotNegative = 2e-5
+    warmup: Share = 0.01  # share of training
+    weight_decay: NotNegative = 0.05
+    max_grad_norm: Positive = 1.0
+    max_length: Count = 256  # tokens of a block
+    held_out: Share = 0.05  # share of the text kept for measuring
+    rank: Count = 16  # of an adapter
+    seed: int = 0
+
+    @property
+    def peak(self) -> float:
+        return self.learning_rate or {"lora": 1e-3, "full": 3e-4, "new": 5e-3}[self.start]
+
+
+@dataclass(frozen=True)
 class RewardConfig(FitConfig):
     epochs: Count = 12
     weight_decay: NotNegative = 0.01

@@ -3,38 +3,42 @@
 Randomness is no part of it: every method draws it from (seed, step), so a resumed run draws what it would have drawn.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 NAME = "training.pt"
+EVERY = 30.0  # seconds between two, where steps are short
 
 
 def exists(folder: Path) -> bool:
     return (folder / NAME).is_file()
 
 
-def _trained(optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:
-    return [p for group in optimizer.param_groups for p in group["params"]]
+def _trained(optimizers: Sequence[torch.optim.Optimizer]) -> list[torch.Tensor]:
+    return [p for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]]
 
 
-def save(folder: Path, optimizer: torch.optim.Optimizer, **facts: Any) -> None:
-    """Keep everything `optimizer` trains, its own state, and `facts`. Written whole or not at all."""
+def save(folder: Path, optimizers: Sequence[torch.optim.Optimizer], **facts: Any) -> None:
+    """Keep everything the optimizers train, their own state, and `facts`. Written whole or not at all."""
     folder.mkdir(parents=True, exist_ok=True)
-    weights = [p.detach().cpu() for p in _trained(optimizer)]
-    torch.save({"weights": weights, "optimizer": optimizer.state_dict(), **facts}, folder / "training.tmp")
+    weights = [p.detach().cpu() for p in _trained(optimizers)]
+    states = [optimizer.state_dict() for optimizer in optimizers]
+    torch.save({"weights": weights, "optimizers": states, **facts}, folder / "training.tmp")
     (folder / "training.tmp").replace(folder / NAME)
 
 
-def load(folder: Path, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+def load(folder: Path, optimizers: Sequence[torch.optim.Optimizer]) -> dict[str, Any]:
     """Put the state in `folder` back and return its facts; {} where there is none."""
     if not exists(folder):
         return {}
-    trained = _trained(optimizer)
+    trained = _trained(optimizers)
     state = torch.load(folder / NAME, map_location=trained[0].device, weights_only=True)
     with torch.no_grad():
         for parameter, saved in zip(trained, state.pop("weights"), strict=True):
             parameter.copy_(saved)
-    optimizer.load_state_dict(state.pop("optimizer"))
+    for optimizer, saved in zip(optimizers, state.pop("optimizers"), strict=True):
+        optimizer.load_state_dict(saved)
     return state

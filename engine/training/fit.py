@@ -20,8 +20,6 @@ from engine.training.settings import FitConfig
 Example = TypeVar("Example")
 Figures = dict[str, tuple[float, float]]  # name -> (sum, count); a mean over a batch is sum / count
 
-CHECKPOINT_EVERY = 30.0  # seconds
-
 
 class Objective(Generic[Example]):
     """What a method minimises."""
@@ -76,7 +74,7 @@ def fit(
     trained = [p for group in groups for p in group["params"]]
     peaks = [group["lr"] for group in groups]
     total = -(-len(examples) // config.batch) * config.epochs
-    kept = checkpoint.load(checkpoints, optimizer) if checkpoints else {}
+    kept = checkpoint.load(checkpoints, [optimizer]) if checkpoints else {}
     first = kept.get("step", 0)
     for tensor, value in zip(objective.state(), kept.get("state", []), strict=bool(kept)):
         tensor.copy_(value)
@@ -85,7 +83,7 @@ def fit(
 
     def save(step: int) -> None:
         if checkpoints and step:
-            checkpoint.save(checkpoints, optimizer, step=step, state=objective.state())
+            checkpoint.save(checkpoints, [optimizer], step=step, state=objective.state())
 
     for step in range(first, total):
         try:
@@ -100,7 +98,7 @@ def fit(
         figures["grad_norm"] = clip_and_step(optimizer, trained, config.max_grad_norm)
         objective.stepped()
         context.metrics(stage, step + 1, figures)
-        if time.monotonic() - saved > CHECKPOINT_EVERY:
+        if time.monotonic() - saved > checkpoint.EVERY:
             save(step + 1)
             saved = time.monotonic()
     if first < total:

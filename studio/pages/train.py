@@ -18,20 +18,47 @@ SKELETON = """
         <option value="thorough">Thorough</option>
       </select>
     </label>
+    <label class="hint">Way of learning
+      <select class="method" aria-label="Way of learning"></select>
+    </label>
+    <p class="hint what"></p>
     <button class="improve primary" type="button" disabled>Improve</button>
-    <p class="hint">Trains a reward model on your feedback, lets PPO tune the model against it, and answers
-    the same questions before and after.</p>
+    <p class="hint">Afterwards the model answers the same questions as before, for you to compare.</p>
   </div>
   <div class="panel"><h3>Runs</h3><div class="history"></div></div>
 </aside>
 <section class="run" aria-label="The run"></section>
 """
 
-PRESETS = {
-    "quick": {"reward": {"epochs": 8}, "ppo": {"updates": 15, "learning_rate": 1e-3}, "compare": {"prompts": 32}},
-    "balanced": {},
-    "thorough": {"reward": {"epochs": 16}, "ppo": {"updates": 140}, "compare": {"prompts": 128}},
+LABELS = {
+    "improve": "Reward model + PPO (recommended)",
+    "dpo": "Direct preference (DPO)",
+    "kto": "Thumbs (KTO)",
+    "sft": "Copy the best (SFT)",
+    "ilql": "Q-learning (ILQL)",
+    "reward": "Reward model only",
+    "ppo": "PPO on the last reward model",
+    "reinforce": "Policy gradient (RLOO)",
+    "pretrain": "Plain text (pretraining)",
 }
+EFFORT = {"quick": 0.5, "balanced": 1.0, "thorough": 2.0}
+
+
+def settings_of(method: str, preset: str) -> dict:
+    """A run's settings: a thorough one takes more steps and compares more prompts, a quick one fewer."""
+    effort = EFFORT.get(preset, 1.0)
+    usual = engine.read_config({}).as_dict()
+    values: dict = {"compare": {"prompts": int(64 * effort)}}
+    for stage in ("reward", "sft", "dpo", "kto", "ilql"):
+        values[stage] = {"epochs": max(1, round(usual[stage]["epochs"] * effort))}
+    for stage in ("ppo", "reinforce"):
+        values[stage] = {"updates": int(usual[stage]["updates"] * effort)}
+    if preset == "quick":  # steps so few have to be longer
+        values["ppo"] = {"updates": 15, "learning_rate": 1e-3}
+        values["reinforce"] = {"updates": 15, "learning_rate": 1e-3}
+    return engine.read_config(values).as_dict()
+
+
 ENOUGH = 50  # rankings and edits below which the advice is to give more
 
 
@@ -52,6 +79,30 @@ def time_left(run: dict, stages: list[dict], now: float) -> float | None:
     return spent / run["done"] * (run["total"] - run["done"])
 
 
+STAGES = {"improve": ["load", "reward", "ppo", "compare"], "reward": ["load", "reward"]}
+
+
+def curves_of(method: str) -> list[tuple[str, str, int]]:
+    """(metric, title, digits) of the charts a run of `method` has."""
+    reward = [("reward/loss", "Reward model loss", 3), ("reward/accuracy", "Reward model accuracy, while it learns", 2)]
+    if method == "reward":
+        return reward
+    if method in ("improve", "ppo", "reinforce"):
+        stage = "ppo" if method == "improve" else method
+        return [
+            *(reward[1:] if method == "improve" else []),
+            (f"{stage}/reward", "Reward", 2),
+            (f"{stage}/kl", "KL to the reference, nats", 2),
+            (f"{stage}/length", "Answer length, tokens", 0),
+        ]
+    more = {
+        "dpo": [("dpo/accuracy", "Rankings it agrees with", 2)],
+        "kto": [("kto/accuracy", "Answers it puts on the right side", 2)],
+        "ilql": [("ilql/q_loss", "Q loss", 3), ("ilql/v_loss", "V loss", 3)],
+    }
+    return [(f"{method}/loss", "Loss", 3), *more.get(method, [])]
+
+
 def thin(points: list, most: int = 300) -> list:
     """At most about `most` points of a curve, the last always among them."""
     step = max(1, len(points) // most)
@@ -63,28 +114,30 @@ def build(session: Session) -> None:
 
     def shown(run: dict) -> dict:
         store = session.store
-        curves: dict[str, list] = {}
+        found: dict[str, list] = {}
         for row in engine.runs.metrics_of(store, run["id"]):
-            curves.setdefault(f"{row['stage']}/{row['name']}", []).append([row["step"], row["value"]])
+            found.setdefault(f"{row['stage']}/{row['name']}", []).append([row["step"], row["value"]])
         stages = engine.runs.stages_of(store, run["id"])
+        reward = run["result"].get("reward_model")
+        report = engine.versions.get_version(store, reward)["facts"].get("report") if reward else None
         return {
             "id": run["id"],
             "method": run["method"],
             "status": run["status"],
             "stage": run["stage"],
+            "stages": STAGES.get(run["method"], ["load", run["method"], "compare"]),
             "done": run["done"],
             "total": run["total"],
             "reason": run["reason"],
             "active": run["status"] not in ("finished", "stopped", "failed"),
             "stopping": bool(run["stop_requested"]),
             "left": time_left(run, stages, time.time()),
-            "curves": {
-                "accuracy": thin(curves.get("reward/accuracy", [])),
-                "reward": thin(curves.get("ppo/reward", [])),
-                "kl": thin(curves.get("ppo/kl", [])),
-                "length": thin(curves.get("ppo/length", [])),
-            },
-            "held_out": {key: run["result"].get(f"held_out_{key}") for key in ("accuracy", "pairs")},
+            "compared": "comparison" in run["result"],
+            "curves": [
+                {"title": title, "digits": digits, "points": thin(found.get(name, []))}
+                for name, title, digits in curves_of(run["method"])
+            ],
+            "report": report,
             "samples": engine.runs.samples_of(store, run["id"], 6),
         }
 
@@ -100,15 +153,14 @@ def build(session: Session) -> None:
             "ready": counts["ranking"] + counts["edit"] + counts["rating"] > 0,
             "busy": any(r["status"] in ("queued", "running") for r in runs),
             "run": shown(run) if run else None,
+            "methods": [[name, LABELS[name], engine.launcher.METHODS[name]] for name in LABELS],
             "runs": [{"id": r["id"], "method": r["method"], "status": r["status"]} for r in runs[:20]],
         }
 
-    def improve(preset: str) -> dict:
-        config = engine.read_config(PRESETS.get(preset, {})).as_dict()
+    def improve(method: str, preset: str) -> dict:
+        config = settings_of(method, preset)
         session.give_way()
-        return {
-            "run": engine.launcher.start(session.workspace, session.store, "improve", config, session.version["id"])
-        }
+        return {"run": engine.launcher.start(session.workspace, session.store, method, config, session.version["id"])}
 
     def stop(run: int) -> dict:
         engine.launcher.stop(session.store, session.workspace, run)

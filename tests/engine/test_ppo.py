@@ -115,23 +115,3 @@ def test_only_the_policys_adapter_and_the_value_head_are_trained(policy_roles):
         if ".policy." not in name:
             assert torch.equal(p, before[name]), name
     assert any(not torch.equal(p, before[n]) for n, p in policy_roles.peft.named_parameters() if ".policy." in n)
-
-
-def test_a_resumed_run_ends_where_the_whole_run_ends(tmp_path, tiny_folder):
-    conversations = [[{"role": "user", "content": f"w{i} w{i + 1}"}] for i in range(8)]
-    config = replace(SMALL, updates=12, episodes=8)
-
-    def trained(steps):
-        roles = Roles(load_base(str(tiny_folder)))
-        roles.add("policy", rank=4)
-        for folder, updates in steps:
-            train_ppo(roles, TokenScorer(len), conversations, replace(config, updates=updates), checkpoints=folder)
-            if updates < config.updates:  # the process ends here; only the checkpoint goes on
-                roles = Roles(load_base(str(tiny_folder)))
-                roles.add("policy", rank=4, seed=99)
-        return roles.parameters("policy")
-
-    whole = trained([(tmp_path / "whole", 12)])
-    broken = trained([(tmp_path / "broken", 10), (tmp_path / "broken", 12)])
-    for a, b in zip(whole, broken, strict=True):
-        assert torch.equal(a, b)

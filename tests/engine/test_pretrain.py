@@ -7,8 +7,8 @@ from itertools import islice
 import pytest
 import torch
 
+from engine.errors import UserError
 from engine.methods.pretrain import (
-    PretrainConfig,
     learning_rate_at,
     make_optimizers,
     next_token_loss,
@@ -16,6 +16,11 @@ from engine.methods.pretrain import (
     pretrain,
     token_batches,
 )
+from engine.methods.settings import PretrainConfig
+from engine.methods.text import new_tokenizer, packed, read_texts, split
+from engine.models.load import load_base
+from engine.models.roles import Roles
+from engine.training.context import Silent, Stopped
 from tests.conftest import tiny_model
 
 STAY = 0.9  # a token is followed by itself with this probability, else by the next of eight
@@ -33,7 +38,7 @@ def chain(seed):
 
 def test_the_loss_reaches_the_entropy_of_the_source_and_not_below():
     model = tiny_model().requires_grad_(True)
-    config = PretrainConfig(tokens=120_000, batch_tokens=512, learning_rate=1e-2)
+    config = PretrainConfig(start="new", tokens=120_000, batch_tokens=512, learning_rate=1e-2)
     pretrain(model, chain(0), 0, config)
     entropy = -(STAY * math.log(STAY) + (1 - STAY) * math.log(1 - STAY))
     found = math.log(perplexity(model, list(islice(chain(1), 2000)), 0))
@@ -43,7 +48,7 @@ def test_the_loss_reaches_the_entropy_of_the_source_and_not_below():
 def test_a_token_without_weight_is_not_learned():
     model = tiny_model().requires_grad_(True)
     documents = ([[4, 5, 6], [1.0, 0.0, 1.0]] for _ in iter(int, 1))
-    pretrain(model, documents, 0, PretrainConfig(tokens=6000, batch_tokens=120, learning_rate=3e-3))
+    pretrain(model, documents, 0, PretrainConfig(start="new", tokens=6000, batch_tokens=120, learning_rate=3e-3))
     after_four, after_five = model(torch.tensor([[4, 5]])).logits[0].softmax(-1)
     assert after_five[6] > 0.95
     assert after_four[5] < 0.5
@@ -77,7 +82,8 @@ def test_every_document_comes_once_and_batches_keep_to_their_size():
 def test_every_weight_has_one_optimiser_and_the_vocabulary_is_not_muons(family):
     model = tiny_model(family)
     muon, adam = (
-        [id(p) for g in o.param_groups for p in g["params"]] for o in make_optimizers(model, PretrainConfig())
+        [id(p) for g in o.param_groups for p in g["params"]]
+        for o in make_optimizers(model, PretrainConfig(start="new"))
     )
     assert sorted(muon + adam) == sorted(map(id, model.parameters()))
     tables = [m for m in model.modules() if isinstance(m, torch.nn.Embedding)]  # GPT-2 has one of positions too
@@ -87,9 +93,76 @@ def test_every_weight_has_one_optimiser_and_the_vocabulary_is_not_muons(family):
 
 
 def test_the_learning_rate_warms_up_and_decays_to_its_end():
-    config = PretrainConfig(learning_rate=1.0, final_learning_rate=0.1, warmup=0.1)
+    config = PretrainConfig(start="new", learning_rate=1.0, final_learning_rate=0.1, warmup=0.1)
     assert learning_rate_at(0.0, config) == 0.0
     assert learning_rate_at(0.05, config) == pytest.approx(0.5)
     assert learning_rate_at(0.1, config) == pytest.approx(1.0)
     assert learning_rate_at(0.55, config) == pytest.approx(0.55)
     assert learning_rate_at(1.0, config) == pytest.approx(0.1)
+
+
+TEXT = "\n\n".join(f"The {n} is {c} and the {c} thing is a {n}." for n in ("cat", "dog", "sun") for c in ("red", "big"))
+
+
+def test_packing_leaves_nothing_out_and_nothing_empty():
+    tokenizer = new_tokenizer([TEXT], 300, [])
+    texts = [TEXT, "A short one.", TEXT[:70]]
+    blocks = [tokens for tokens, _ in packed(tokenizer, texts, 16, None)]
+    assert {len(b) for b in blocks[:-1]} == {16}
+    expected = [i for t in texts for i in [*tokenizer(t)["input_ids"], tokenizer.eos_token_id]]
+    assert [i for b in blocks for i in b] == expected
+    again = packed(tokenizer, texts, 16, 3)
+    first, second = ([b for b, _ in islice(again, 40)] for _ in range(2))
+    assert first == [b for b, _ in islice(packed(tokenizer, texts, 16, 3), 40)]
+    assert first != second
+
+
+def test_a_tokenizer_made_here_writes_any_text():
+    tokenizer = new_tokenizer([TEXT], 300, [])
+    for text in (TEXT, "Größe: 日本語 \t\n  ok?", ""):
+        assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
+    assert len(tokenizer("the red thing")["input_ids"]) < len(b"the red thing")
+
+
+def test_texts_are_split_so_that_something_is_measured(tmp_path):
+    assert split(["a", "b", "c"], 0.05) == (["a", "b"], ["c"])
+    (train,), (test,) = split([TEXT], 0.2)
+    assert train + test == TEXT
+    assert test.startswith("\n\n")
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "b.md").write_text("second")
+    (tmp_path / "a.txt").write_text("first")
+    (tmp_path / "sub" / "c.txt").write_text("third")
+    (tmp_path / "no.bin").write_bytes(b"\xff\x00")
+    assert read_texts(str(tmp_path)) == ["first", "second", "third"]
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="There is no text"):
+        read_texts(str(tmp_path / "empty"))
+    with pytest.raises(UserError, match="cannot be read"):
+        read_texts(str(tmp_path / "nowhere.txt"))
+
+
+@pytest.mark.parametrize("start", ["new", "lora"])
+def test_stopped_and_resumed_it_ends_as_if_never_stopped(start, tmp_path, tiny_folder):
+    config = PretrainConfig(start=start, tokens=3000, batch_tokens=256)
+
+    def trained(folder, context=None):
+        roles = Roles(load_base(str(tiny_folder)))
+        roles.add("policy", rank=4)
+        if start == "new":
+            model = tiny_model().requires_grad_(True)
+            pretrain(model, chain(0), 0, config, context, folder)
+            return list(model.parameters())
+        with roles.acting("policy", train=True) as model:
+            pretrain(model, chain(0), 0, config, context, folder)
+        return roles.parameters("policy")
+
+    class StopsAfter(Silent):
+        def stage(self, name, done, total):
+            if done > 1200:
+                raise Stopped
+
+    whole = trained(None)
+    with pytest.raises(Stopped):
+        trained(tmp_path, StopsAfter())
+    assert all(torch.equal(a, b) for a, b in zip(whole, trained(tmp_path), strict=True))
