@@ -111,6 +111,63 @@ def test_a_killed_run_says_so_and_the_next_in_the_queue_starts(workspace, store,
     assert until(workspace, store, second, ended)["status"] == "finished"
 
 
+FAST = {
+    "sft": ["sft.epochs=1"],
+    "dpo": ["dpo.epochs=1"],
+    "kto": ["kto.epochs=1"],
+    "ilql": ["ilql.epochs=1"],
+    "reinforce": ["updates=2", "episodes=8", "max_new_tokens=24"],
+    "ppo": ["updates=2", "episodes=8", "max_new_tokens=24"],
+    "pretrain": ["tokens=6000", "batch_tokens=1000", "max_length=64"],
+}
+
+
+@pytest.mark.parametrize("method", FAST)
+def test_every_method_ends_in_a_version_that_is_compared_and_chatted_with(method, workspace, store, ranked, tmp_path):
+    settings = [*FAST[method], "compare.prompts=4"]
+    if method in ("ppo", "reinforce"):
+        (tmp_path / "rewards.py").write_text("def short(prompt, response):\n    return -len(response)\n")
+        settings.append(f"reward_function={tmp_path / 'rewards.py'}:short")
+    if method == "pretrain":
+        (tmp_path / "text.txt").write_text("\n\n".join(f"The number after {i} is {i + 1}." for i in range(400)))
+        settings.append(f"text={tmp_path / 'text.txt'}")
+    run_id = launch.start(workspace, store, method, engine.parse_settings(settings, method), ranked)
+    run = until(workspace, store, run_id, ended)
+    assert run["status"] == "finished", launch.log_tail(workspace, run_id)
+    version = models.get_version(store, run["model_version_id"])
+    assert (version["kind"], version["parent_id"], version["facts"]["method"]) == ("policy", ranked, method)
+    assert models.newest_chat_version(store)["id"] == version["id"]
+    assert comparisons.list_comparisons(store)[0]["result"]["prompts"] == 4
+    assert {m["stage"] for m in runs.metrics_of(store, run_id)} == {method}
+    if method == "pretrain":
+        assert version["facts"]["perplexity"] < version["facts"]["perplexity_before"]
+    # The page's own worker loads it and answers.
+    client = engine.ServingClient(workspace.folder / "serving.log")
+    try:
+        events = client.generate(
+            client.reserve(), base=version["base"], adapter=str(workspace.model(version["id"])),
+            messages=[{"role": "user", "content": "Hello"}], seeds=[1], sampling={"max_new_tokens": 8},
+        )  # fmt: skip
+        assert list(events)[-1]["event"] == "done"
+    finally:
+        client.close()
+
+
+def test_pretraining_makes_a_base_of_its_own(workspace, store, ranked, tmp_path):
+    (tmp_path / "text.txt").write_text("\n\n".join(f"The number after {i} is {i + 1}." for i in range(400)))
+    settings = [
+        f"text={tmp_path / 'text.txt'}", "start=new", "width=32", "layers=1", "vocabulary=300", "tokens=20000",
+        "batch_tokens=1000", "max_length=64",
+    ]  # fmt: skip
+    run_id = launch.start(workspace, store, "pretrain", engine.parse_settings(settings, "pretrain"), ranked)
+    run = until(workspace, store, run_id, ended)
+    assert run["status"] == "finished", launch.log_tail(workspace, run_id)
+    version = models.get_version(store, run["model_version_id"])
+    assert version["kind"] == "base"
+    assert version["facts"]["perplexity"] < 0.5 * version["facts"]["perplexity_before"]
+    assert version["base_fingerprint"] == engine.fingerprint(engine.find_base(version["base"]))
+
+
 def test_a_base_that_changed_is_refused_with_the_reason(workspace, store, ranked):
     store.update("model_versions", ranked, base_fingerprint="0" * 16)
     run_id = launch.start(workspace, store, "reward", engine.parse_settings(SHORT), ranked)
