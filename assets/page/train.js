@@ -4,6 +4,7 @@ const start = root.querySelector(".improve");
 const preset = root.querySelector("select.preset");
 const method = root.querySelector("select.method");
 const what = root.querySelector(".what");
+const textPath = root.querySelector(".text-path");
 const runBox = root.querySelector(".run");
 const history = root.querySelector(".history");
 let chosen = null; // run id shown; null means the newest
@@ -91,6 +92,7 @@ let told = ""; // what the trust box was drawn from; it is not drawn again, so t
 let trustBox = null;
 
 function describe(methods) {
+  textPath.hidden = method.value !== "pretrain";
   what.textContent = (methods.find((m) => m[0] === method.value) || ["", "", ""])[2];
 }
 
@@ -103,7 +105,7 @@ function draw(state) {
   fill(counts, ["ranking", "edit", "rating"].map((kind) => el("div", { class: "count" }, el("b", {}, String(state.counts[kind])), el("span", {}, { ranking: "rankings", edit: "edits", rating: "ratings" }[kind]))));
   enough.textContent = state.advice;
   const run = state.run;
-  const free = ["ppo", "reinforce"].includes(method.value); // needs a reward model, which the run itself looks for
+  const free = ["ppo", "reinforce", "pretrain"].includes(method.value); // these need no feedback; a run says what else it lacks
   start.disabled = !(state.ready || free) || !!state.busy;
   start.textContent = state.busy ? "Improving …" : "Improve";
   if (!run) fill(runBox, el("p", { class: "hint" }, "Nothing has been trained yet. Rank some answers in Chat, then press Improve."));
@@ -150,7 +152,7 @@ async function refresh() {
 
 start.addEventListener("click", async () => {
   start.disabled = true;
-  const answer = await call("improve", method.value, preset.value);
+  const answer = await call("improve", method.value, preset.value, textPath.querySelector("input").value.trim());
   if (answer) chosen = answer.run;
   await refresh();
 });

@@ -3,6 +3,8 @@
 `mask` is bool and True on tokens that count; no function lets a masked-out cell into its result.
 """
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
@@ -59,14 +61,24 @@ def ranking_accuracy(scores: Tensor, ranks: Tensor, mask: Tensor) -> tuple[int, 
     return int((pairs & (difference > 0)).sum()), int(pairs.sum())
 
 
-def token_rewards(
-    scores: Tensor, log_probs: Tensor, reference_log_probs: Tensor, mask: Tensor, kl_coefficient: float
-) -> Tensor:
-    """Reward of every response token [rows, time]: -beta (log pi - log pi_ref), and the score on the last.
+def kl_rewards(log_probs: Tensor, reference_log_probs: Tensor, mask: Tensor, kl_coefficient: float) -> Tensor:
+    """-beta (log pi - log pi_ref) of every response token, [rows, time] (Ziegler et al. 2019, eq. 2)."""
+    return torch.where(mask, -kl_coefficient * (log_probs - reference_log_probs), 0.0)
 
-    scores: [rows]; the rest [rows, time] (Ziegler et al. 2019, eq. 2; Ouyang et al. 2022, eq. 2).
+
+def improbable_rewards(reference_log_probs: Tensor, mask: Tensor, floor: float, penalty: float) -> Tensor:
+    """-penalty for each nat by which the reference finds a token less probable than `floor`, [rows, time].
+
+    Whatever the reference would all but never say is nonsense more often than style, and a reward model trained on
+    what the reference does say knows nothing of it.
     """
-    rewards = torch.where(mask, -kl_coefficient * (log_probs - reference_log_probs), 0.0)
+    if not penalty:
+        return torch.zeros_like(reference_log_probs)
+    return torch.where(mask, penalty * (reference_log_probs - math.log(floor)).clamp_max(0), 0.0)
+
+
+def token_rewards(scores: Tensor, rewards: Tensor, mask: Tensor) -> Tensor:
+    """`rewards` of the tokens [rows, time] with the answers' scores [rows] added on their last tokens."""
     last = mask.long().sum(-1, keepdim=True) - 1
     return rewards.scatter_add(-1, last, scores.unsqueeze(-1))
 

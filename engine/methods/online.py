@@ -34,7 +34,7 @@ class Experience:
     rollout: Rollout
     reference_log_probs: Tensor
     scores: Tensor  # [rows], after the penalties
-    kl_coefficient: float
+    token_rewards: Tensor  # of every token, whatever the answer's score
 
     @property
     def kl(self) -> Tensor:
@@ -87,7 +87,12 @@ def gather(
         )
     ]
     scores = penalised(scorer.scores(answers).to(roles.base.device), drawn, config)
-    return Experience(drawn, reference_log_probs, scores, kl_coefficient)
+    mask = drawn.response_mask
+    rewards = losses.kl_rewards(drawn.log_probs, reference_log_probs, mask, kl_coefficient)
+    rewards = rewards + losses.improbable_rewards(
+        reference_log_probs, mask, config.improbable_floor, config.improbable_penalty
+    )
+    return Experience(drawn, reference_log_probs, scores, rewards)
 
 
 def penalised(scores: Tensor, drawn: Rollout, config: OnlineConfig) -> Tensor:

@@ -52,11 +52,9 @@ class PPO:
     @torch.no_grad()
     def estimate(self, experience: Experience) -> tuple[Tensor, Tensor, Tensor]:
         """(values, whitened advantages, returns), each [rows, response time], of the policy that answered."""
-        drawn, mask = experience.rollout, experience.rollout.response_mask
+        mask = experience.rollout.response_mask
         _, values, _ = self.passes(experience, torch.arange(len(mask), device=mask.device), train=False)
-        rewards = losses.token_rewards(
-            experience.scores, drawn.log_probs, experience.reference_log_probs, mask, experience.kl_coefficient
-        )
+        rewards = losses.token_rewards(experience.scores, experience.token_rewards, mask)
         advantages, returns = losses.gae(rewards, values, mask, self.config.gamma, self.config.lam)
         return values, losses.masked_whiten(advantages, mask), returns
 

@@ -33,8 +33,8 @@ class Reinforce:
         self.optimizer = torch.optim.AdamW(roles.parameters("policy"), lr=config.learning_rate, weight_decay=0.0)
 
     def advantages(self, experience: Experience) -> Tensor:
-        """[rows]: of the score less the KL penalty of each answer."""
-        rewards = experience.scores - experience.kl_coefficient * experience.kl
+        """[rows]: of each answer's score with what its tokens earn and pay, the KL penalty above all."""
+        rewards = experience.scores + experience.token_rewards.sum(-1)
         grouped = rewards.reshape(-1, self.config.samples)
         return losses.baseline_advantages(grouped, self.config.baseline).reshape(-1)
 

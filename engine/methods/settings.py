@@ -92,6 +92,8 @@ class OnlineConfig:
     pessimism: NotNegative = 0.0  # standard deviations of the reward model's ensemble taken off its score
     length_target: Natural = 0  # tokens above which an answer pays for its length; 0 for never
     length_penalty: NotNegative = 0.02  # for each token above the target
+    improbable_floor: Share = 0.005  # tokens that the reference finds less probable than this ...
+    improbable_penalty: NotNegative = 0.5  # ... cost this for each nat below; 0 for nothing
     missing_eos_penalty: NotNegative = 1.0  # for answers without an end or without words; 0 for none
     select_every: Natural = 0  # updates between looks at held-out prompts, the best of which is kept; 0 for the last
     max_grad_norm: Positive = 1.0

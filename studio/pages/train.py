@@ -1,6 +1,7 @@
 """Train: what feedback there is, one button, and how the run goes."""
 
 import time
+from pathlib import Path
 
 import engine
 from studio.pages import page
@@ -22,6 +23,9 @@ SKELETON = """
       <select class="method" aria-label="Way of learning"></select>
     </label>
     <p class="hint what"></p>
+    <label class="hint text-path" hidden>Text file, or a folder of them
+      <input type="text" aria-label="Text file or folder" placeholder="/home/me/texts" spellcheck="false">
+    </label>
     <button class="improve primary" type="button" disabled>Improve</button>
     <p class="hint">Afterwards the model answers the same questions as before, for you to compare.</p>
   </div>
@@ -157,8 +161,12 @@ def build(session: Session) -> None:
             "runs": [{"id": r["id"], "method": r["method"], "status": r["status"]} for r in runs[:20]],
         }
 
-    def improve(method: str, preset: str) -> dict:
+    def improve(method: str, preset: str, text: str) -> dict:
         config = settings_of(method, preset)
+        if method == "pretrain":
+            if not Path(text).expanduser().exists():
+                raise engine.UserError(f'There is no file or folder "{text}". Give the path of the text to learn from.')
+            config["pretrain"]["text"] = text
         session.give_way()
         return {"run": engine.launcher.start(session.workspace, session.store, method, config, session.version["id"])}
 

@@ -84,11 +84,20 @@ def test_gae_equals_its_definition(gamma, lam):
 def test_the_score_lands_on_the_last_token_and_kl_on_every_one():
     mask = random_mask()
     log_probs, reference = torch.full((4, 6), -1.0), torch.full((4, 6), -1.5)
-    rewards = losses.token_rewards(torch.tensor([1.0, 2.0, 3.0, 4.0]), log_probs, reference, mask, 0.2)
+    rewards = losses.kl_rewards(log_probs, reference, mask, 0.2)
+    rewards = losses.token_rewards(torch.tensor([1.0, 2.0, 3.0, 4.0]), rewards, mask)
     for row, length in enumerate([6, 3, 1, 5]):
         assert torch.allclose(rewards[row, : length - 1], torch.full((length - 1,), -0.1))
         assert float(rewards[row, length - 1]) == pytest.approx(row + 1 - 0.1)
         assert (rewards[row, length:] == 0).all()
+
+
+def test_only_tokens_below_the_floor_pay_for_being_improbable():
+    reference = torch.tensor([[math.log(0.5), math.log(0.01), math.log(0.001), math.log(1e-9)]])
+    mask = torch.tensor([[True, True, True, False]])
+    rewards = losses.improbable_rewards(reference, mask, floor=0.01, penalty=0.5)
+    assert torch.allclose(rewards, torch.tensor([[0.0, 0.0, -0.5 * math.log(10), 0.0]]), atol=1e-6)
+    assert not losses.improbable_rewards(reference, mask, floor=0.01, penalty=0.0).any()
 
 
 def test_policy_loss_clips_only_where_clipping_lowers_the_surrogate():

@@ -20,8 +20,10 @@ from engine.training.context import Silent, Stopped
 from tests.engine.toys import CONVERSATION, TokenScorer, able_folder, next_token, policy_on
 
 CONVERSATIONS = [[{"role": "user", "content": f"w{i} w{i + 1}"}] for i in range(8)]
-PPO_CONFIG = PPOConfig(max_new_tokens=6, rank=4, missing_eos_penalty=0.0, updates=6, episodes=8)
-RL_CONFIG = ReinforceConfig(max_new_tokens=6, rank=4, missing_eos_penalty=0.0, updates=6, episodes=8, samples=2)
+PPO_CONFIG = PPOConfig(max_new_tokens=6, rank=4, missing_eos_penalty=0.0, improbable_penalty=0.0, updates=6, episodes=8)
+RL_CONFIG = ReinforceConfig(
+    max_new_tokens=6, rank=4, missing_eos_penalty=0.0, improbable_penalty=0.0, updates=6, episodes=8, samples=2
+)
 LENGTH = TokenScorer(len)
 
 

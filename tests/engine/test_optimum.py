@@ -14,7 +14,8 @@ REWARDS = torch.rand(32, generator=torch.Generator().manual_seed(6))  # of the 3
 def train(method, roles, scorer, updates, episodes, rate, beta=0.0, tokens=1, **more):
     common = {
         "max_new_tokens": tokens, "updates": updates, "episodes": episodes, "learning_rate": rate,
-        "kl_coefficient": beta, "kl_horizon": 1e12, "missing_eos_penalty": 0.0, "minibatches": 1, "seed": updates,
+        "kl_coefficient": beta, "kl_horizon": 1e12, "missing_eos_penalty": 0.0, "improbable_penalty": 0.0,
+        "minibatches": 1, "seed": updates,
     }  # fmt: skip
     if method == "ppo":
         config = PPOConfig(**common, **{"epochs": 2, "stop_kl": 1.0, "value_clip": 10.0, **more})

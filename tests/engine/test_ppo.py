@@ -15,7 +15,7 @@ from tests.conftest import tiny_model, tiny_tokenizer
 from tests.engine.toys import TokenScorer
 
 PROMPTS = [[5, 6, 7], [8], [9, 10, 11, 12, 13], [4, 4]]
-SMALL = PPOConfig(max_new_tokens=6, rank=4, missing_eos_penalty=0.0)
+SMALL = PPOConfig(max_new_tokens=6, rank=4, missing_eos_penalty=0.0, improbable_penalty=0.0)
 
 
 @pytest.fixture(params=["llama", "gpt2"])
