@@ -10,16 +10,19 @@ from collections.abc import Callable
 from engine.errors import UserError
 from engine.evaluation.winrate import win_rate
 from engine.feedback.examples import Ranking
+from engine.feedback.gather import gather_rankings
 from engine.jobs import launch
 from engine.jobs.config import parse_settings
-from engine.methods.reward import accuracy, load_reward
+from engine.methods.active import most_telling
+from engine.methods.reward import accuracy, load_reward, train_reward
+from engine.methods.settings import RewardConfig
 from engine.models.load import load_base
 from engine.models.roles import Roles
 from engine.pocket.annotator import SimulatedAnnotator
 from engine.pocket.corpus import understand
 from engine.pocket.grammar import analyse, kinds
 from engine.prompts import load_prompts
-from engine.sampling.answers import answer
+from engine.sampling.answers import Answer, answer
 from engine.sampling.settings import Sampling
 from engine.store import comparisons, conversations, feedback, models, runs
 from engine.store.db import Store
@@ -28,26 +31,61 @@ from engine.workspace import Workspace
 ANSWERS = 4  # to every prompt
 CHECKED = 60  # held-out rankings that measure the reward model and train nothing
 COMPARED = 160  # held-out prompts
+FIRST = 6  # rankings before active choice begins
+POOL = 4  # prompts looked at for each one chosen
 
 
 def _message(prompt: str) -> list[dict]:
     return [{"role": "user", "content": prompt}]
 
 
-def _label(store: Store, roles: Roles, version: int, annotator: SimulatedAnnotator, labels: int, seed: int) -> None:
-    """Sample answers to `labels` prompts and keep the annotator's rankings of them."""
-    prompts = random.Random(f"label {seed}").sample(load_prompts("everyday"), labels)
-    sampling = Sampling()
-    seeds = [seed * 1_000_000 + i for i in range(labels * ANSWERS)]
-    answers = answer(roles, None, [_message(p) for p in prompts for _ in range(ANSWERS)], sampling, seeds)
-    for i, prompt in enumerate(prompts):
-        mine = answers[i * ANSWERS : (i + 1) * ANSWERS]
-        prompt_id = conversations.add_prompt(store, prompt, "demo")
-        rows = [{"text": a.text, "tokens": len(a.ids), "seed": a.seed, "finish": a.finish} for a in mine]
-        ids = conversations.add_responses(store, prompt_id, version, sampling.as_dict(), rows)
-        ranks = annotator.rank(prompt, [a.text for a in mine])
-        tiers = [[r for r, rank in zip(ids, ranks, strict=True) if rank == n] for n in sorted(set(ranks))]
-        feedback.add_ranking(store, prompt_id, tiers, annotator=f"simulated:{annotator.prefer}")
+def _ask(roles: Roles, prompts: list[str], first_seed: int) -> list[list[Answer]]:
+    seeds = [first_seed + i for i in range(len(prompts) * ANSWERS)]
+    drawn = answer(roles, None, [_message(p) for p in prompts for _ in range(ANSWERS)], Sampling(), seeds)
+    return [drawn[i : i + ANSWERS] for i in range(0, len(drawn), ANSWERS)]
+
+
+def _keep(store: Store, version: int, annotator: SimulatedAnnotator, answers: list[Answer]) -> None:
+    """Store the answers to one prompt and the annotator's ranking of them."""
+    prompt = answers[0].messages[-1]["content"]
+    prompt_id = conversations.add_prompt(store, prompt, "demo")
+    rows = [{"text": a.text, "tokens": len(a.ids), "seed": a.seed, "finish": a.finish} for a in answers]
+    ids = conversations.add_responses(store, prompt_id, version, Sampling().as_dict(), rows)
+    ranks = annotator.rank(prompt, [a.text for a in answers])
+    tiers = [[r for r, rank in zip(ids, ranks, strict=True) if rank == n] for n in sorted(set(ranks))]
+    feedback.add_ranking(store, prompt_id, tiers, annotator=f"simulated:{annotator.prefer}")
+
+
+def _label(
+    store: Store, roles: Roles, version: int, annotator: SimulatedAnnotator, labels: int, seed: int, active: bool
+) -> None:
+    """Have `labels` prompts' answers ranked: drawn at random, or those that a reward model is least sure of.
+
+    Active choice starts with a few at random and doubles: a committee learns from what is ranked so far and chooses
+    as many again from a pool of four times that.
+    """
+    rng = random.Random(f"label {seed}")
+    prompts = rng.sample(load_prompts("everyday"), len(load_prompts("everyday")))
+    first_seed = seed * 1_000_000
+    if not active:
+        for answers in _ask(roles, prompts[:labels], first_seed):
+            _keep(store, version, annotator, answers)
+        return
+    done = min(FIRST, labels)
+    for answers in _ask(roles, prompts[:done], first_seed):
+        _keep(store, version, annotator, answers)
+    rest = prompts[done:]
+    while done < labels:
+        committee = Roles(load_base("pocket", roles.base.precision))
+        reward, _ = train_reward(committee, gather_rankings(store), [], RewardConfig(heads=8, seed=seed))
+        wanted = min(done, labels - done)
+        pool, rest = rest[: POOL * wanted], rest[POOL * wanted :]
+        groups = _ask(roles, pool, first_seed + 10_000 * done)
+        chosen = set(most_telling(reward, groups, wanted))
+        for i in chosen:
+            _keep(store, version, annotator, groups[i])
+        rest += [p for i, p in enumerate(pool) if i not in chosen]
+        done += wanted
 
 
 def _held_out_accuracy(
@@ -55,11 +93,8 @@ def _held_out_accuracy(
 ) -> float:
     """Share of untied pairs that the reward model orders as the annotator does, on prompts it never saw."""
     prompts = load_prompts("everyday-test")[-CHECKED:]
-    seeds = [77_000_000 + seed * 10_000 + i for i in range(CHECKED * ANSWERS)]
-    answers = answer(roles, None, [_message(p) for p in prompts for _ in range(ANSWERS)], Sampling(), seeds)
     rankings = []
-    for i, prompt in enumerate(prompts):
-        mine = answers[i * ANSWERS : (i + 1) * ANSWERS]
+    for prompt, mine in zip(prompts, _ask(roles, prompts, 77_000_000 + seed * 10_000), strict=True):
         texts = tuple(a.text for a in mine)
         ended = tuple(a.finish == "stop" for a in mine)
         rankings.append(Ranking((("user", prompt),), texts, tuple(annotator.rank(prompt, list(texts))), ended))
@@ -98,8 +133,14 @@ def run_demo(
     seed: int,
     assignments: list[str],
     say: Callable[[str], None],
+    active: bool = False,
+    errs: float = 0.0,
 ) -> dict:
-    """Run the loop once; returns the JSON object of `rlhf-studio demo`. `say` gets one line of progress at a time."""
+    """Run the loop once; returns the JSON object of `rlhf-studio demo`. `say` gets one line of progress at a time.
+
+    active: rank what a reward model is least sure of, not prompts at random. errs: share of the pairs in which the
+    annotator is wrong while it ranks; what comes out is judged by its true taste.
+    """
     annotator = SimulatedAnnotator(prefer)
     if not 2 <= labels <= len(load_prompts("everyday")):
         raise UserError(f"--labels goes from 2 to {len(load_prompts('everyday'))}.")
@@ -114,7 +155,7 @@ def run_demo(
     roles = Roles(base)
     version = models.ensure_base(store, str(base.path), base.fingerprint, "pocket")
     say(f"Ranking {ANSWERS} answers to each of {labels} prompts as someone who prefers: {prefer}")
-    _label(store, roles, version, annotator, labels, seed)
+    _label(store, roles, version, SimulatedAnnotator(prefer, errs, seed), labels, seed, active)
     labelled = time.monotonic() - started
 
     run_id = launch.start(workspace, store, "improve", config, version)

@@ -106,3 +106,22 @@ def test_the_annotator_ranks_by_its_taste():
     assert SimulatedAnnotator("warm").rank(prompt, ["gibberish is", rude_right]) == [2, 1]
     with pytest.raises(UserError, match="no taste"):
         SimulatedAnnotator("sarcastic")
+
+
+def test_the_fitting_taste_depends_on_what_was_asked():
+    annotator = SimulatedAnnotator("fitting")
+    fact, feeling = "What is the capital of France?", "I feel sad."
+    short, long = "Paris.", "The capital of France is Paris."
+    assert annotator.rank(fact, [long, short]) == [2, 1]
+    rng = random.Random(0)
+    request = corpus.understand(feeling)
+    warm, rude = (grammar.compose(rng, request, Style(tone, "plain", "right")) for tone in ("warm", "rude"))
+    assert annotator.rank(feeling, [rude, warm]) == [2, 1]
+
+
+def test_an_annotator_that_errs_is_wrong_in_about_that_share_of_pairs():
+    annotator = SimulatedAnnotator("terse", errs=0.2, seed=1)
+    ranks = [annotator.rank("What is the capital of France?", ["Paris.", "The capital of France is Paris."])
+             for _ in range(1000)]  # fmt: skip
+    assert sum(r == [2, 1] for r in ranks) / 1000 == pytest.approx(0.2, abs=0.04)
+    assert SimulatedAnnotator("terse").rank("What is the capital of France?", ["Paris.", "Rome.", "x"]) == [1, 1, 2]

@@ -1,0 +1,50 @@
+"""Which answers to ask a person about: those an ensemble of reward heads disagrees on, and not all of one kind.
+
+The uncertainty of a group of answers is the mean, over its pairs, of the standard deviation between heads of the
+pair's score difference (query by committee, Seung et al. 1992): where heads that fit the same feedback order a pair
+differently, the feedback does not say yet. Groups are taken greedily, each by its uncertainty times its distance to
+those taken before (farthest-first, Gonzalez 1985), so that one open question is not asked ten times.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from engine.methods.reward import RewardModel, last_state
+from engine.sampling.answers import Answer
+
+
+def uncertainty(each: Tensor) -> float:
+    """Of scores [answers, heads] of the answers to one prompt."""
+    apart = each.unsqueeze(0) - each.unsqueeze(1)  # [answers, answers, heads]
+    upper = torch.ones(len(each), len(each), dtype=torch.bool).triu(1)
+    return float(apart[upper].std(-1).mean())
+
+
+def choose(uncertainties: Sequence[float], features: Tensor, count: int) -> list[int]:
+    """Places of `count` groups; features: [groups, width], alike where groups ask the same."""
+    features = torch.nn.functional.normalize(features - features.mean(0), dim=-1)
+    worth = torch.tensor(uncertainties)
+    distance = torch.ones(len(worth))
+    taken: list[int] = []
+    while len(taken) < min(count, len(worth)):
+        value = worth * distance
+        value[taken] = -1.0
+        taken.append(int(value.argmax()))
+        distance = torch.minimum(distance, 0.5 * (1 - features @ features[taken[-1]]))
+    return taken
+
+
+@torch.no_grad()
+def most_telling(reward: RewardModel, groups: Sequence[Sequence[Answer]], count: int) -> list[int]:
+    """Places of the `count` groups of answers that a ranking of would tell `reward` (of several heads) most."""
+    uncertainties, features = [], []
+    role, _ = reward.members[0]
+    for group in groups:
+        rows = [a.prompt_ids + a.ids for a in group]
+        uncertainties.append(uncertainty(reward.each(rows)))
+        with reward.roles.acting(role) as model:
+            states = last_state(model, *reward.pad(rows)).float().cpu()
+        features.append(states.mean(0))
+    return choose(uncertainties, torch.stack(features), count)
