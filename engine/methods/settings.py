@@ -86,8 +86,8 @@ class OnlineConfig:
     learning_rate: Positive = 4e-4
     rank: Count = 16
     kl_coefficient: NotNegative = 0.1
-    kl_target: Positive = 3.0  # nats per answer
-    kl_horizon: Positive = 100.0  # episodes
+    kl_target: Positive = 4.0  # nats per answer
+    kl_horizon: Positive = 1000.0  # episodes; much shorter, and the KL swings about its target
     kl_budget: NotNegative = 0.0  # nats per answer at which training ends; 0 for no end
     pessimism: NotNegative = 0.0  # standard deviations of the reward model's ensemble taken off its score
     length_target: Natural = 0  # tokens above which an answer pays for its length; 0 for never

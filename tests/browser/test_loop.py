@@ -118,3 +118,26 @@ def test_a_run_can_be_stopped_from_the_page(studio, page):
     page.locator(".status.stopped").wait_for(timeout=120_000)
     assert "Stopped on request" in page.locator(".reason").inner_text()
     assert page.locator("button.improve").is_enabled()
+
+
+def test_another_way_of_learning_from_the_page(studio, page):
+    page.goto(studio)
+    page.locator(".empty").wait_for()
+    ask(page, QUESTIONS[0])
+    for card in (1, 0):
+        page.locator(".turn").last.locator("button.rank").nth(card).click()
+    page.locator(".card.best").wait_for()
+    page.goto(f"{studio}/train")
+    page.select_option("select.preset", "quick")
+    page.select_option("select.method", "pretrain")
+    page.click("button.improve")  # without a text to learn from
+    page.locator(".notice.error", has_text="path of the text").wait_for()
+    page.select_option("select.method", "dpo")
+    assert "without a reward model" in page.locator(".what").inner_text()
+    assert page.locator(".text-path").is_hidden()
+    page.click("button.improve")
+    page.locator(".run-head h2", has_text="dpo").wait_for()
+    page.locator(".status.finished").wait_for(timeout=200_000)
+    assert page.locator(".charts svg").count() == 2
+    page.get_by_role("link", name="Compare before and after").click()
+    page.locator(".vote-left").wait_for()

@@ -123,6 +123,35 @@ def test_train_and_compare_speak_the_contract(workspace, store, base_version):
     assert last_json(run("runs", "log", reward["run"], "--json", *folder))["log"]
 
 
+def test_import_speaks_the_contract_and_says_what_it_could_not_read(empty, tmp_path):
+    file = tmp_path / "preferences.jsonl"
+    file.write_text(
+        '{"prompt": "Q", "chosen": "A", "rejected": "B"}\n{"prompt": "Q", "chosen": "A", "rejected": "A"}\n'
+    )
+    found = last_json(run("import", file, "--json", "--workspace", empty))
+    assert found == {
+        "format": "trl", "imported": 1, "duplicates": 0, "refused": 1,
+        "errors": [{"line": 2, "reason": "chosen and rejected are the same"}],
+    }  # fmt: skip
+    again = run("import", file, "--workspace", empty)
+    assert "0 imported as trl, 1 were there already" in again.stdout
+    assert "record 2: chosen and rejected are the same" in again.stdout
+    assert "cannot be read" in mistake(run("import", tmp_path / "nowhere.json", "--workspace", empty))
+
+
+def test_a_reward_function_in_place_of_a_reward_model(empty, tmp_path):
+    (tmp_path / "rewards.py").write_text("def short(prompt, response):\n    return -len(response.split())\n")
+    place = f"{tmp_path / 'rewards.py'}:short"
+    short = [p for s in ("updates=1", "episodes=8", "max_new_tokens=16", "compare.prompts=4") for p in ("--set", s)]
+    result = last_json(run("train", "reinforce", "--reward-function", place, *short, "--json", "--workspace", empty))
+    assert (result["method"], result["status"]) == ("reinforce", "finished")
+    assert result["metrics"]["reinforce/reward"] < 0
+    assert "no reward function" in mistake(run("train", "ppo", "--reward-function", "x.py", "--workspace", empty))
+    assert "ppo and reinforce" in mistake(run("train", "dpo", "--reward-function", place, "--workspace", empty))
+    missing = run("train", "ppo", "--reward-function", f"{tmp_path / 'rewards.py'}:long", "--workspace", empty)
+    assert "no function long" in mistake(missing)
+
+
 def test_the_studio_never_loads_torch():
     code = (
         "import sys, studio.cli, studio.app, studio.pages.chat, studio.pages.train, studio.pages.compare\n"
