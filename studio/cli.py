@@ -82,23 +82,15 @@ def main(ctx: click.Context, workspace: Path | None, port: int, host: str, no_br
 @click.option("--seed", default=0, show_default=True)
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Change a setting of the run.")
 @click.option("--errs", default=0.0, help="Share of the pairs that the annotator gets wrong while ranking.")
+@click.option("--rounds", default=1, show_default=True, help="How often to rank and improve, each from the last.")
 @click.option("--active", is_flag=True, help="Rank the answers a reward model is least sure of, not random ones.")
 @workspace_option
 @json_option
-def demo(
-    labels: int,
-    prefer: str,
-    seed: int,
-    settings: tuple,
-    errs: float,
-    active: bool,
-    workspace: Path | None,
-    as_json: bool,
-) -> None:
+def demo(labels, prefer, seed, settings, errs, rounds, active, workspace, as_json) -> None:
     """The whole loop without a browser, with a simulated annotator in place of a person."""
     with tempfile.TemporaryDirectory(prefix="rlhf-studio-demo-") as folder:
         space = engine.open_workspace(workspace or folder)
-        result = engine.run_demo(space, labels, prefer, seed, list(settings), say, active, errs)
+        result = engine.run_demo(space, labels, prefer, seed, list(settings), say, active, errs, rounds)
     low, high = result["win_rate_low"], result["win_rate_high"]
     lines = [
         f"Reward model: {result['reward_accuracy']:.0%} of held-out pairs ordered as the annotator would.",

@@ -12,7 +12,8 @@ from engine.evaluation.winrate import win_rate
 from engine.feedback.examples import Ranking
 from engine.feedback.gather import gather_rankings
 from engine.jobs import launch
-from engine.jobs.config import parse_settings
+from engine.jobs.config import parse_settings, read_config
+from engine.jobs.recipes import attach, compare_versions
 from engine.methods.active import most_telling
 from engine.methods.reward import accuracy, load_reward, train_reward
 from engine.methods.settings import RewardConfig
@@ -39,9 +40,9 @@ def _message(prompt: str) -> list[dict]:
     return [{"role": "user", "content": prompt}]
 
 
-def _ask(roles: Roles, prompts: list[str], first_seed: int) -> list[list[Answer]]:
+def _ask(roles: Roles, role: str | None, prompts: list[str], first_seed: int) -> list[list[Answer]]:
     seeds = [first_seed + i for i in range(len(prompts) * ANSWERS)]
-    drawn = answer(roles, None, [_message(p) for p in prompts for _ in range(ANSWERS)], Sampling(), seeds)
+    drawn = answer(roles, role, [_message(p) for p in prompts for _ in range(ANSWERS)], Sampling(), seeds)
     return [drawn[i : i + ANSWERS] for i in range(0, len(drawn), ANSWERS)]
 
 
@@ -57,7 +58,14 @@ def _keep(store: Store, version: int, annotator: SimulatedAnnotator, answers: li
 
 
 def _label(
-    store: Store, roles: Roles, version: int, annotator: SimulatedAnnotator, labels: int, seed: int, active: bool
+    store: Store,
+    roles: Roles,
+    role: str | None,
+    version: int,
+    annotator: SimulatedAnnotator,
+    labels: int,
+    seed: int,
+    active: bool,
 ) -> None:
     """Have `labels` prompts' answers ranked: drawn at random, or those that a reward model is least sure of.
 
@@ -68,11 +76,11 @@ def _label(
     prompts = rng.sample(load_prompts("everyday"), len(load_prompts("everyday")))
     first_seed = seed * 1_000_000
     if not active:
-        for answers in _ask(roles, prompts[:labels], first_seed):
+        for answers in _ask(roles, role, prompts[:labels], first_seed):
             _keep(store, version, annotator, answers)
         return
     done = min(FIRST, labels)
-    for answers in _ask(roles, prompts[:done], first_seed):
+    for answers in _ask(roles, role, prompts[:done], first_seed):
         _keep(store, version, annotator, answers)
     rest = prompts[done:]
     while done < labels:
@@ -80,7 +88,7 @@ def _label(
         reward, _ = train_reward(committee, gather_rankings(store), [], RewardConfig(heads=8, seed=seed))
         wanted = min(done, labels - done)
         pool, rest = rest[: POOL * wanted], rest[POOL * wanted :]
-        groups = _ask(roles, pool, first_seed + 10_000 * done)
+        groups = _ask(roles, role, pool, first_seed + 10_000 * done)
         chosen = set(most_telling(reward, groups, wanted))
         for i in chosen:
             _keep(store, version, annotator, groups[i])
@@ -94,7 +102,7 @@ def _held_out_accuracy(
     """Share of untied pairs that the reward model orders as the annotator does, on prompts it never saw."""
     prompts = load_prompts("everyday-test")[-CHECKED:]
     rankings = []
-    for prompt, mine in zip(prompts, _ask(roles, prompts, 77_000_000 + seed * 10_000), strict=True):
+    for prompt, mine in zip(prompts, _ask(roles, None, prompts, 77_000_000 + seed * 10_000), strict=True):
         texts = tuple(a.text for a in mine)
         ended = tuple(a.finish == "stop" for a in mine)
         rankings.append(Ranking((("user", prompt),), texts, tuple(annotator.rank(prompt, list(texts))), ended))
@@ -135,11 +143,13 @@ def run_demo(
     say: Callable[[str], None],
     active: bool = False,
     errs: float = 0.0,
+    rounds: int = 1,
 ) -> dict:
-    """Run the loop once; returns the JSON object of `rlhf-studio demo`. `say` gets one line of progress at a time.
+    """Run the loop; returns the JSON object of `rlhf-studio demo`. `say` gets one line of progress at a time.
 
     active: rank what a reward model is least sure of, not prompts at random. errs: share of the pairs in which the
-    annotator is wrong while it ranks; what comes out is judged by its true taste.
+    annotator is wrong while it ranks; what comes out is judged by its true taste. rounds: each ranks answers of the
+    last round's policy and goes on from it; the win rates are over the model that the first began with.
     """
     annotator = SimulatedAnnotator(prefer)
     if not 2 <= labels <= len(load_prompts("everyday")):
@@ -153,12 +163,51 @@ def run_demo(
     started = time.monotonic()
     base = load_base("pocket", config["precision"])
     roles = Roles(base)
-    version = models.ensure_base(store, str(base.path), base.fingerprint, "pocket")
-    say(f"Ranking {ANSWERS} answers to each of {labels} prompts as someone who prefers: {prefer}")
-    _label(store, roles, version, SimulatedAnnotator(prefer, errs, seed), labels, seed, active)
-    labelled = time.monotonic() - started
+    first = version = models.ensure_base(store, str(base.path), base.fingerprint, "pocket")
+    labelled, reached = 0.0, []
+    for number in range(rounds):
+        ranking = SimulatedAnnotator(prefer, errs, seed + 1000 * number)
+        say(f"Ranking {ANSWERS} answers to each of {labels} prompts as someone who prefers: {prefer}")
+        before = time.monotonic()
+        role = attach(roles, workspace, models.get_version(store, version), f"round-{number}")
+        _label(store, roles, role, version, ranking, labels, seed + 1000 * number, active)
+        labelled += time.monotonic() - before
+        run_id = launch.start(workspace, store, "improve", config, version)
+        run = _watch(workspace, store, run_id, say)
+        version = run["model_version_id"]
+        if number:  # the run compared with the round before; what counts is how far it is from the start
+            start, now = (models.get_version(store, v) for v in (first, version))
+            prompts = load_prompts("everyday-test")[:COMPARED]
+            compare_versions(workspace, store, start, now, prompts, read_config(config))
+        comparison = comparisons.list_comparisons(store)[0]
+        items = comparisons.items_of(store, comparison["id"])
+        judged = _judge(items, annotator)
+        reached.append({key: round(judged[key], 4) for key in ("win_rate", "win_rate_low", "win_rate_high")})
+        say(f"round {number + 1}: after wins {judged['win_rate']:.0%} by the annotator's own taste")
 
-    run_id = launch.start(workspace, store, "improve", config, version)
+    reward_accuracy = _held_out_accuracy(workspace, roles, run["result"]["reward_model"], annotator, seed)
+    seconds = launch.summary(store, run_id)["seconds"]
+    return {
+        "labels": labels,
+        "prefer": prefer,
+        "seed": seed,
+        "reward_accuracy": round(reward_accuracy, 4),
+        **{key: round(value, 4) for key, value in judged.items()},
+        "kl": round(comparison["result"]["kl"], 3),
+        **({"rounds": reached} if rounds > 1 else {}),
+        "seconds": {
+            "label": round(labelled, 1),
+            "reward": seconds.get("reward", 0),
+            "ppo": seconds.get("ppo", 0),
+            "compare": seconds.get("compare", 0),
+            "total": round(time.monotonic() - started, 1),
+        },
+        "examples": [{key: item[key] for key in ("prompt", "before", "after")} for item in items[:8]],
+    }
+
+
+def _watch(workspace: Workspace, store: Store, run_id: int, say: Callable[[str], None]) -> dict:
+    """Wait for a run's end, telling its stages; returns its row. Raises UserError where it does not finish."""
     shown = ""
     while (run := runs.get_run(store, run_id))["status"] not in runs.ENDED:
         line = f"{run['stage']} {100 * run['done'] // max(run['total'], 1)}%" if run["stage"] else run["status"]
@@ -169,27 +218,4 @@ def run_demo(
         time.sleep(0.2)
     if run["status"] != "finished":
         raise UserError(f"The run {run['status']}: {run['reason']}")
-
-    summary = launch.summary(store, run_id)
-    comparison = comparisons.list_comparisons(store)[0]
-    items = comparisons.items_of(store, comparison["id"])
-    reward_version = run["result"]["reward_model"]
-    reward_accuracy = _held_out_accuracy(workspace, roles, reward_version, annotator, seed)
-    judged = _judge(items, annotator)
-    seconds = summary["seconds"]
-    return {
-        "labels": labels,
-        "prefer": prefer,
-        "seed": seed,
-        "reward_accuracy": round(reward_accuracy, 4),
-        **{key: round(value, 4) for key, value in judged.items()},
-        "kl": round(comparison["result"]["kl"], 3),
-        "seconds": {
-            "label": round(labelled, 1),
-            "reward": seconds.get("reward", 0),
-            "ppo": seconds.get("ppo", 0),
-            "compare": seconds.get("compare", 0),
-            "total": round(time.monotonic() - started, 1),
-        },
-        "examples": [{key: item[key] for key in ("prompt", "before", "after")} for item in items[:8]],
-    }
+    return run

@@ -1,0 +1,92 @@
+"""How far to optimise a learned reward: its score against the true taste, over the KL (Gao et al. 2022, figure 1).
+
+    python benchmarks/over_optimisation.py [--prefer warm] [--labels 50] [--seed 0] [--updates 150]
+
+PPO with next to no KL penalty; every few updates held-out prompts are answered and judged by the reward model and by
+the annotator's true taste. One JSON line a look, then one that says what the early stop costs: training ends at the
+first look where the KL is above the default `ppo.kl_target`; the true win rate there is held against the best seen.
+"""
+
+import json
+import tempfile
+from dataclasses import replace
+
+import click
+
+import engine
+from engine.evaluation.compare import log_prob_of
+from engine.evaluation.winrate import win_rate
+from engine.feedback.gather import gather_rankings
+from engine.methods.ppo import train_ppo
+from engine.methods.reward import normalise, train_reward
+from engine.methods.settings import PPOConfig, RewardConfig
+from engine.models.load import load_base
+from engine.models.roles import Roles
+from engine.pocket.annotator import SimulatedAnnotator
+from engine.pocket.corpus import understand
+from engine.pocket.demo import _label
+from engine.prompts import load_prompts
+from engine.sampling.answers import answer
+from engine.sampling.settings import Sampling
+from engine.store import models
+from engine.training.context import Silent
+
+LOOK_EVERY = 10  # updates
+LOOKED_AT = 160  # held-out prompts
+
+
+class Looking(Silent):
+    def __init__(self, roles, reward, annotator):
+        self.roles, self.reward, self.annotator = roles, reward, annotator
+        self.conversations = [[{"role": "user", "content": p}] for p in load_prompts("everyday-test")[:LOOKED_AT]]
+        self.seeds = [12345 + i for i in range(LOOKED_AT)]
+        self.before = answer(roles, None, self.conversations, Sampling(), self.seeds)
+        self.looks: list[dict] = []
+
+    def taste(self, answers) -> list[float]:
+        return [self.annotator.score(understand(a.messages[-1]["content"]), a.text) for a in answers]
+
+    def metrics(self, name, step, values):
+        if step != 1 and step % LOOK_EVERY:
+            return
+        after = answer(self.roles, "policy", self.conversations, Sampling(), self.seeds)
+        ours, base = (log_prob_of(self.roles, role, after, 1.0) for role in ("policy", None))
+        apart = [a - b for a, b in zip(self.taste(after), self.taste(self.before), strict=True)]
+        look = {
+            "update": step,
+            "kl": round(sum(a - b for a, b in zip(ours, base, strict=True)) / LOOKED_AT, 3),
+            "learned_reward": round(float(self.reward.scores(after).mean()), 3),
+            **{key: round(value, 4) for key, value in win_rate(apart).items()},
+        }
+        self.looks.append(look)
+        click.echo(json.dumps(look))
+
+
+@click.command()
+@click.option("--prefer", default="warm", show_default=True)
+@click.option("--labels", default=50, show_default=True)
+@click.option("--seed", default=0, show_default=True)
+@click.option("--updates", default=150, show_default=True)
+def main(prefer: str, labels: int, seed: int, updates: int) -> None:
+    annotator = SimulatedAnnotator(prefer)
+    roles = Roles(load_base("pocket"))
+    with tempfile.TemporaryDirectory() as folder:
+        store = engine.Store(engine.open_workspace(folder).database)
+        version = models.ensure_base(store, str(roles.base.path), roles.base.fingerprint, "pocket")
+        _label(store, roles, None, version, annotator, labels, seed, active=False)
+        reward, _ = train_reward(roles, gather_rankings(store), [], RewardConfig(seed=seed))
+        store.close()
+    conversations = [[{"role": "user", "content": p}] for p in load_prompts("everyday")]
+    normalise(reward, None, conversations[:128], Sampling(), seed)
+    roles.add("policy", rank=PPOConfig().rank, seed=seed)
+    looking = Looking(roles, reward, annotator)
+    config = replace(PPOConfig(), updates=updates, kl_coefficient=0.01, kl_horizon=1e12, seed=seed)
+    train_ppo(roles, reward, conversations, config, None, looking)
+    best = max(looking.looks, key=lambda look: look["win_rate"])
+    stop = next((look for look in looking.looks if look["kl"] > PPOConfig().kl_target), looking.looks[-1])
+    lost = round(best["win_rate"] - stop["win_rate"], 4)
+    click.echo(json.dumps({"prefer": prefer, "seed": seed, "best": best, "early_stop": stop, "lost": lost}))
+
+
+if __name__ == "__main__":
+    main()
