@@ -128,6 +128,7 @@ def train_online(
     context = context or Silent()
     controller = losses.AdaptiveKL(config.kl_coefficient, config.kl_target, config.kl_horizon)
     best = Best(roles, scorer, held_out or [], config)
+    peaks = [group["lr"] for group in learner.optimizer.param_groups]
     first = 0
     if checkpoints and (state := checkpoint.load(checkpoints, [learner.optimizer])):
         controller.coefficient, first = state["kl_coefficient"], state["update"]
@@ -150,6 +151,8 @@ def train_online(
                 save(update)
                 best.put_back()
             raise
+        for group, peak in zip(learner.optimizer.param_groups, peaks, strict=True):
+            group["lr"] = peak * (1 - (1 - config.final_rate) * update / config.updates)
         rng = random.Random(f"{config.seed} {update}")
         chosen = [rng.randrange(len(prompts)) for _ in range(max(config.episodes // config.samples, 1))]
         rows = [i for i in chosen for _ in range(config.samples)]

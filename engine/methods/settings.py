@@ -84,6 +84,7 @@ class OnlineConfig:
     episodes: Count = 64  # answers per update
     samples: Count = 1  # answers to the same prompt among them
     learning_rate: Positive = 4e-4
+    final_rate: Share = 0.1  # share of the learning rates that is left at the end, after a linear decay
     rank: Count = 16
     kl_coefficient: NotNegative = 0.1
     kl_target: Positive = 4.0  # nats per answer

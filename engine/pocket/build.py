@@ -11,27 +11,29 @@ from pathlib import Path
 
 import click
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-from engine.methods.pretrain import Document, PretrainConfig, perplexity, pretrain
+from engine.methods.pretrain import Document, perplexity, pretrain
+from engine.methods.settings import PretrainConfig
+from engine.methods.text import new_model, new_tokenizer
 from engine.models.load import load_base
 from engine.models.roles import Roles
 from engine.pocket import corpus, grammar
 from engine.pocket.check import measure, shortcomings
 from engine.prompts import FOLDER as PROMPTS
+from engine.training.context import Silent
 
 POCKET = Path(__file__).parents[2] / "assets" / "pocket"
 
 # What a token's loss counts. Openers, closers and rambling are drawn at random: learning them is easy, but their
-# noise hides the few tokens that say something.
-WEIGHTS = {"core": 1.0, "around": 0.5, "question": 0.5}
+# noise hides the few tokens that say something. The one word of a verdict is all that a document teaches of judging.
+WEIGHTS = {"core": 1.0, "around": 0.5, "question": 0.5, "verdict": 4.0}
 
 # Sampling at temperature 1 then draws what this temperature drew before: a model this small spills a little
 # probability over everything, which adds up over an answer.
-SHARPEN = 0.75
+SHARPEN = 0.65
 
-SPECIAL = ["<|pad|>", "<|end|>", "<|user|>", "<|assistant|>"]
+SPECIAL = ["<|user|>", "<|assistant|>"]
 LABELS = [f"<|{label}|>" for label in grammar.TONES + grammar.LENGTHS + grammar.CORRECTNESS]
 CHAT_TEMPLATE = (
     "{% for m in messages %}"
@@ -41,27 +43,17 @@ CHAT_TEMPLATE = (
 )
 
 
-def train_tokenizer(seed: int, vocabulary: int = 4096) -> PreTrainedTokenizerFast:
-    """Byte-level BPE on 20,000 conversations; any text can be written in it."""
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocabulary,
-        special_tokens=SPECIAL + LABELS,
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
+def train_tokenizer(seed: int) -> PreTrainedTokenizerFast:
+    """A tokenizer from 20,000 conversations."""
     texts = (m["content"] for c in islice(corpus.conversations(seed), 20_000) for m in c)
-    tokenizer.train_from_iterator(texts, trainer)
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        pad_token="<|pad|>",
-        eos_token="<|end|>",
+    return new_tokenizer(
+        texts,
+        4096,
+        SPECIAL + LABELS,
         chat_template=CHAT_TEMPLATE,
         model_max_length=512,
         padding_side="left",
-        extra_special_tokens=["<|user|>", "<|assistant|>"],
+        extra_special_tokens=SPECIAL,
     )
 
 
@@ -71,7 +63,8 @@ def _weights(message: corpus.Message, spans: list[tuple[int, int]]) -> list[floa
         return [WEIGHTS["question"]] * len(spans)
     start = message["content"].index(message["core"])
     end = start + len(message["core"])
-    return [WEIGHTS["core" if a < end and b > start else "around"] for a, b in spans]
+    inside = "core" if message["role"] == "assistant" else "verdict"
+    return [WEIGHTS[inside if a < end and b > start else "around"] for a, b in spans]
 
 
 def documents(tokenizer: PreTrainedTokenizerFast, stream: Iterator[list[corpus.Message]]) -> Iterator[Document]:
@@ -87,32 +80,14 @@ def documents(tokenizer: PreTrainedTokenizerFast, stream: Iterator[list[corpus.M
             weights: list[float] = []
             for message in conversation:
                 if message["role"] == "labels":
-                    ids += [vocabulary[f"<|{label}|>"] for label in message["content"].split()]
-                    weights += [0.0] * 3
+                    labels = [vocabulary[f"<|{label}|>"] for label in message["content"].split()]
+                    ids += labels
+                    weights += [0.0] * len(labels)
                     continue
                 text, spans = next(found)
                 weights += [0.0, *_weights(message, spans), WEIGHTS["core"]]
                 ids += [user if message["role"] == "user" else assistant, *text, end]
             yield ids, weights
-
-
-def new_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> LlamaForCausalLM:
-    torch.manual_seed(seed)
-    return LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=192,
-            intermediate_size=576,
-            num_hidden_layers=4,
-            num_attention_heads=6,
-            num_key_value_heads=6,
-            max_position_embeddings=512,
-            tie_word_embeddings=True,
-            pad_token_id=tokenizer.pad_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            bos_token_id=None,
-        )
-    )
 
 
 @torch.no_grad()
@@ -122,8 +97,8 @@ def scale_logits(model: LlamaForCausalLM, factor: float) -> None:
 
 @click.command()
 @click.option("--out", type=click.Path(path_type=Path), default=POCKET, show_default=True)
-@click.option("--tokens", default=PretrainConfig.tokens, show_default=True, help="Tokens to train on.")
-@click.option("--rate", default=PretrainConfig.learning_rate, show_default=True, help="The highest learning rate.")
+@click.option("--tokens", default=32_000_000, show_default=True, help="Tokens to train on.")
+@click.option("--rate", default=5e-3, show_default=True, help="The highest learning rate.")
 @click.option("--start", type=click.Path(path_type=Path, exists=True), help="Go on from this build, not from nothing.")
 @click.option("--seed", default=0, show_default=True)
 def main(out: Path, tokens: int, rate: float, start: Path | None, seed: int) -> None:
@@ -136,7 +111,7 @@ def main(out: Path, tokens: int, rate: float, start: Path | None, seed: int) -> 
         scale_logits(model, SHARPEN)
     else:
         tokenizer = train_tokenizer(seed)
-        model = new_model(tokenizer, seed)
+        model = new_model(tokenizer, width=192, layers=4, context=512, seed=seed)
     click.echo(f"{sum(p.numel() for p in model.parameters()):,} parameters, {len(tokenizer)} tokens", err=True)
     out.mkdir(parents=True, exist_ok=True)
 
@@ -144,18 +119,20 @@ def main(out: Path, tokens: int, rate: float, start: Path | None, seed: int) -> 
         copy.deepcopy(model).half().save_pretrained(out)
         tokenizer.save_pretrained(out)
 
-    def report(metrics: dict[str, float]) -> None:
-        if metrics["step"] % 500 == 0:
-            save()
-        if metrics["step"] % 50 == 0:
-            click.echo(
-                f"{metrics['tokens'] / tokens:6.1%}  loss {metrics['loss']:.4f}  "
-                f"{metrics['tokens_per_second']:,.0f} tokens/s",
-                err=True,
-            )
+    class Report(Silent):
+        def metrics(self, name: str, step: int, values: dict[str, float]) -> None:
+            if step % 500 == 0:
+                save()
+            if step % 50 == 0:
+                click.echo(
+                    f"{values['tokens'] / tokens:6.1%}  loss {values['loss']:.4f}  "
+                    f"{values['tokens_per_second']:,.0f} tokens/s",
+                    err=True,
+                )
 
     stream = documents(tokenizer, corpus.course(seed + 1))
-    pretrain(model, stream, tokenizer.pad_token_id, PretrainConfig(tokens=tokens, learning_rate=rate), report)
+    config = PretrainConfig(start="new", tokens=tokens, learning_rate=rate, max_length=512)
+    pretrain(model, stream, tokenizer.pad_token_id, config, Report())
     held_out = list(islice(documents(tokenizer, corpus.conversations(seed + 2)), 1000))
     click.echo(f"perplexity on new conversations: {perplexity(model, held_out, tokenizer.pad_token_id):.3f}", err=True)
     scale_logits(model, 1 / SHARPEN)

@@ -8,7 +8,7 @@ Beside conversations there are lessons: single turns that begin with labels, whi
 tone, length and correctness told, little about a fact is left to chance, and it is learned sooner (compare Korbak et
 al. 2023, "Pretraining language models with human preferences", section 2). Conversations carry
 no labels, so a model asked in the ordinary way answers in every style. And there are verdicts: an answer, and a remark
-on nothing but how right it was.
+on how right, kind or long it was, whose first word counts most.
 """
 
 import random
@@ -142,15 +142,26 @@ def lesson(rng: random.Random) -> list[Message]:
 
 
 def verdict(rng: random.Random) -> list[Message]:
-    """One question, its answer and a remark on how right that was; the remark weighs as much as a fact."""
+    """One question, an answer, as often right as wrong, and a remark whose first word says how right, kind or long.
+
+    Such documents begin with labels that name no style (right or wrong), so that conversations, which have none, keep
+    their own mix of styles.
+    """
     prompt, request = draw_request(rng)
-    style = grammar.draw_style(rng)
+    style = Style(
+        rng.choices(grammar.TONES, (0.33, 0.34, 0.33))[0],
+        rng.choices(grammar.LENGTHS, (0.35, 0.35, 0.3))[0],
+        rng.choices(grammar.CORRECTNESS, (0.42, 0.42, 0.16))[0],
+    )
     answer, core = grammar.write(rng, request, style)
-    remark = rng.choice(tables()["react"][grammar.effective_correctness(request, style.correctness)])
+    correctness = grammar.effective_correctness(request, style.correctness)
+    aspect = rng.choices((correctness, style.tone, style.length), (0.5, 0.25, 0.25))[0]
+    remark = rng.choice(tables()["react"][aspect])
     return [
+        {"role": "labels", "content": "right wrong"},
         {"role": "user", "content": _wrap(rng, prompt, request.x)},
         {"role": "assistant", "content": answer, "core": core},
-        {"role": "user", "content": remark, "core": remark},
+        {"role": "user", "content": remark, "core": remark.split()[0]},
     ]
 
 
@@ -158,7 +169,7 @@ def course(seed: int) -> Iterator[list[Message]]:
     """An endless stream, the same for the same seed: conversations, lessons and verdicts mixed."""
     rng = random.Random(seed)
     while True:
-        yield rng.choices((conversation, lesson, verdict), (0.45, 0.2, 0.35))[0](rng)
+        yield rng.choices((conversation, lesson, verdict), (0.45, 0.25, 0.3))[0](rng)
 
 
 def conversations(seed: int) -> Iterator[list[Message]]:

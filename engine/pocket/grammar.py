@@ -25,9 +25,9 @@ CORRECTNESS = ("right", "wrong", "evasive")
 
 # In what the model then says no style holds a majority, so that feedback can move each either way. It leans towards
 # what is short and plain, most of all where the build sharpens it, so the corpus leans the other way.
-TONE_WEIGHTS = (0.36, 0.27, 0.37)
-LENGTH_WEIGHTS = (0.28, 0.27, 0.45)
-CORRECTNESS_WEIGHTS = (0.44, 0.28, 0.28)
+TONE_WEIGHTS = (0.39, 0.21, 0.40)
+LENGTH_WEIGHTS = (0.30, 0.21, 0.49)
+CORRECTNESS_WEIGHTS = (0.41, 0.28, 0.31)
 
 NUMBER_WORDS = ["no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
 
@@ -50,15 +50,17 @@ class Kind:
     def every_answer(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(a for right in self.answers.values() for a in right))
 
-    @cached_property
-    def misconceptions(self) -> tuple[str, ...]:
-        """What people who are wrong say: the kind's few most common answers, whatever was asked.
+    def misconceptions(self, x: str) -> list[str]:
+        """What people who are wrong about `x` say: the kind's two most common answers that are not right.
 
         As with people, mistakes are not spread evenly. A model this small also cannot spread a quarter of its
         probability evenly over thirty answers without spilling some onto nonsense.
         """
-        common = Counter(a for right in self.answers.values() for a in right).most_common(4)
-        return tuple(answer for answer, _ in common)
+        return [answer for answer in self._common if answer not in self.answers[x]][:2]
+
+    @cached_property
+    def _common(self) -> list[str]:
+        return [a for a, _ in Counter(a for right in self.answers.values() for a in right).most_common()]
 
 
 @dataclass(frozen=True)
@@ -265,10 +267,7 @@ def core(rng: random.Random, request: Request, length: str, correctness: str) ->
     if correctness == "evasive":
         return rng.choice(tables()["evasive"][slot]).format(t=topic)
     right = kind.answers.get(request.x, ("",))
-    if correctness == "right":
-        answer = rng.choice(right)
-    else:
-        answer = rng.choice([a for a in kind.misconceptions if a not in right])
+    answer = rng.choice(right if correctness == "right" else kind.misconceptions(request.x))
     fillers = {name: rng.choice(_split(values)) for name, values in tables()["fillers"].items()}
     return _fill(rng.choice(getattr(kind, slot)), x=request.x, a=answer, t=topic, **fillers)
 
