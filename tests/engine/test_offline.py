@@ -12,9 +12,9 @@ from engine.methods import dpo, ilql, kto, reward, sft
 from engine.methods.settings import DPOConfig, ILQLConfig, KTOConfig, RewardConfig, SFTConfig
 from engine.models.load import load_base
 from engine.models.roles import Roles, ScalarHead
-from engine.training.context import Silent, Stopped
+from engine.training.context import Stopped
 from engine.training.fit import _accumulate
-from tests.engine.toys import able_folder, next_token, policy_on
+from tests.engine.toys import StopsAt, able_folder, next_token, policy_on
 
 PROMPT = (("user", "w1 w2"),)
 
@@ -140,15 +140,6 @@ def test_no_cut_and_no_order_of_a_batch_changes_loss_or_gradient(method, tiny_ro
         assert figures == pytest.approx(found[0][0], abs=1e-5)
         for a, b in zip(gradients, found[0][1], strict=True):
             assert torch.allclose(a, b, atol=1e-5)
-
-
-class StopsAt(Silent):
-    def __init__(self, step):
-        self.step = step
-
-    def stage(self, name, done, total):
-        if done == self.step:
-            raise Stopped
 
 
 def trained(method, folder, checkpoints, context=None):

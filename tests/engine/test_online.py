@@ -17,7 +17,7 @@ from engine.models.load import load_base
 from engine.models.roles import Roles
 from engine.sampling.answers import Answer
 from engine.training.context import Silent, Stopped
-from tests.engine.toys import CONVERSATION, TokenScorer, able_folder, next_token, policy_on
+from tests.engine.toys import CONVERSATION, StopsAt, TokenScorer, able_folder, next_token, policy_on
 
 CONVERSATIONS = [[{"role": "user", "content": f"w{i} w{i + 1}"}] for i in range(8)]
 PPO_CONFIG = PPOConfig(max_new_tokens=6, rank=4, missing_eos_penalty=0.0, improbable_penalty=0.0, updates=6, episodes=8)
@@ -25,15 +25,6 @@ RL_CONFIG = ReinforceConfig(
     max_new_tokens=6, rank=4, missing_eos_penalty=0.0, improbable_penalty=0.0, updates=6, episodes=8, samples=2
 )
 LENGTH = TokenScorer(len)
-
-
-class StopsAt(Silent):
-    def __init__(self, step):
-        self.step = step
-
-    def stage(self, name, done, total):
-        if done == self.step:
-            raise Stopped
 
 
 class Watching(Silent):

@@ -5,6 +5,7 @@ import torch
 from engine.models.chat import encode_prompt
 from engine.models.load import load_base
 from engine.models.roles import Roles
+from engine.training.context import Silent, Stopped
 from tests.conftest import tiny_model, tiny_tokenizer
 
 CONVERSATION = [{"role": "user", "content": "w1 w2"}]
@@ -42,3 +43,14 @@ class TokenScorer:
 
     def scores(self, answers):
         return torch.tensor([float(self.function(a.prompt_ids + a.ids)) for a in answers])
+
+
+class StopsAt(Silent):
+    """Someone asks the run to stop at this step."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def stage(self, name, done, total):
+        if done == self.step:
+            raise Stopped
