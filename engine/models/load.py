@@ -78,12 +78,24 @@ def load_base(name: str, precision: str = "auto", device: torch.device | None = 
         raise UserError(f"The model in {path} does not load: {str(error).splitlines()[0]}") from error
     if precision != "nf4":
         model.to(device)
+    elif device.type == "cpu":
+        _keep_trainable(model)
     model.requires_grad_(False)
     model.eval()
     _ensure_pad(tokenizer)
     reach = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     tokenizer.model_max_length = min(tokenizer.model_max_length, reach or tokenizer.model_max_length)
     return Base(model, tokenizer, path, fingerprint(path), precision, device)
+
+
+def _keep_trainable(model: Any) -> None:
+    """Keep bitsandbytes from repacking 4-bit weights on CPUs with AVX512-BF16 at the first pass without gradients.
+
+    The repacked form serves inference only: a backward pass through it (0.50.2) gives gradients that point anywhere.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
 
 
 def _ensure_pad(tokenizer: PreTrainedTokenizerBase) -> None:

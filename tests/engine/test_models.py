@@ -3,6 +3,7 @@
 import json
 import shutil
 
+import bitsandbytes
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -12,6 +13,8 @@ from engine.models.chat import encode_prompt
 from engine.models.find import find_base, fingerprint
 from engine.models.load import choose_precision, load_base
 from engine.models.roles import Roles, ScalarHead, hidden_states, load_head, logits_of, save_head
+from engine.sampling.answers import answer
+from engine.sampling.settings import Sampling
 
 IDS = torch.tensor([[5, 6, 7, 8], [9, 10, 11, 12]])
 
@@ -133,6 +136,28 @@ def test_nf4_on_a_cpu_loads_small_and_trains_lora(pocket_base):
         optimizer.zero_grad()
         first, last = (float(loss), last) if step == 0 else (first, float(loss))
     assert last < 0.2 * first
+
+
+def test_nf4_gives_the_gradients_of_its_own_weights_after_it_has_answered():
+    """On CPUs with AVX512-BF16 bitsandbytes repacks weights when it answers, and gradients went astray."""
+    four_bit, full = (load_base("pocket", precision, torch.device("cpu")) for precision in ("nf4", "float32"))
+    plain = dict(full.model.named_modules())
+    with torch.no_grad():
+        for name, module in four_bit.model.named_modules():
+            if isinstance(module, bitsandbytes.nn.Linear4bit):
+                weight = bitsandbytes.functional.dequantize_4bit(module.weight.data, module.weight.quant_state)
+                plain[name].weight.copy_(weight)
+    conversation = [{"role": "user", "content": "I feel sad."}]
+    found = []
+    for base in (four_bit, full):
+        roles = Roles(base)
+        roles.add("policy", rank=4)
+        answer(roles, "policy", [conversation] * 8, Sampling(max_new_tokens=8), list(range(8)))
+        ids = torch.tensor([encode_prompt(roles.tokenizer, conversation)])
+        with roles.acting("policy", train=True) as model:
+            model(ids).logits.logsumexp(-1).sum().backward()
+        found.append(torch.cat([p.grad.flatten() for p in roles.parameters("policy") if p.grad is not None]))
+    assert torch.nn.functional.cosine_similarity(*found, dim=0) > 0.999
 
 
 def test_nf4_answers_nearly_as_float32_does(pocket_base):
