@@ -164,7 +164,7 @@ def build(session: Session) -> None:
     def improve(method: str, preset: str, text: str) -> dict:
         config = settings_of(method, preset)
         if method == "pretrain":
-            if not Path(text).expanduser().exists():
+            if not text or not Path(text).expanduser().exists():  # an empty path would be the folder we are in
                 raise engine.UserError(f'There is no file or folder "{text}". Give the path of the text to learn from.')
             config["pretrain"]["text"] = text
         session.give_way()
