@@ -28,7 +28,7 @@ def train(method, roles, scorer, updates, episodes, rate, beta=0.0, tokens=1, **
 def test_under_the_kl_penalty_the_policy_becomes_the_tilted_reference(method, beta, tmp_path):
     """argmax E[r] - beta KL(pi || ref) is ref(a) exp(r(a) / beta) / Z (Ziegler et al. 2019, section 2.1)."""
     roles = policy_on(able_folder(tmp_path))
-    rewards = REWARDS * max(1.0, 1.5 * beta)  # large enough that the optimum is away from the reference
+    rewards = REWARDS * max(1.0, 2 * beta)  # large enough that the optimum is away from the reference
     scorer = TokenScorer(lambda tokens: rewards[tokens[-1]])
     # Whitening keeps the steps as long near the optimum as far from it, so the rate falls in stages.
     for updates, episodes, rate in [(30, 512, 2e-3), (30, 1024, 3e-4), (12, 2048, 6e-5)]:
