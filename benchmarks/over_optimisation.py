@@ -14,7 +14,6 @@ from dataclasses import replace
 import click
 
 import engine
-from engine.evaluation.compare import log_prob_of
 from engine.evaluation.winrate import win_rate
 from engine.feedback.gather import gather_rankings
 from engine.methods.ppo import train_ppo
@@ -24,12 +23,13 @@ from engine.models.load import load_base
 from engine.models.roles import Roles
 from engine.pocket.annotator import SimulatedAnnotator
 from engine.pocket.corpus import understand
-from engine.pocket.demo import _label
+from engine.pocket.demo import label
 from engine.prompts import load_prompts
 from engine.sampling.answers import answer
 from engine.sampling.settings import Sampling
 from engine.store import models
 from engine.training.context import Silent
+from engine.training.passes import Encoded, whole_log_probs
 
 LOOK_EVERY = 10  # updates
 LOOKED_AT = 160  # held-out prompts
@@ -50,7 +50,8 @@ class Looking(Silent):
         if step != 1 and step % LOOK_EVERY:
             return
         after = answer(self.roles, "policy", self.conversations, Sampling(), self.seeds)
-        ours, base = (log_prob_of(self.roles, role, after, 1.0) for role in ("policy", None))
+        pairs = [Encoded(a.prompt_ids, a.ids) for a in after]
+        ours, base = (whole_log_probs(self.roles, role, pairs) for role in ("policy", None))
         apart = [a - b for a, b in zip(self.taste(after), self.taste(self.before), strict=True)]
         look = {
             "update": step,
@@ -73,7 +74,7 @@ def main(prefer: str, labels: int, seed: int, updates: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         store = engine.Store(engine.open_workspace(folder).database)
         version = models.ensure_base(store, str(roles.base.path), roles.base.fingerprint, "pocket")
-        _label(store, roles, None, version, annotator, labels, seed, active=False)
+        label(store, roles, None, version, annotator, labels, seed, active=False)
         reward, _ = train_reward(roles, gather_rankings(store), [], RewardConfig(seed=seed))
         store.close()
     conversations = [[{"role": "user", "content": p}] for p in load_prompts("everyday")]

@@ -91,17 +91,20 @@ function trust(report) {
 let told = ""; // what the trust box was drawn from; it is not drawn again, so that what was opened stays open
 let trustBox = null;
 
-function describe(methods) {
-  textPath.hidden = method.value !== "pretrain";
-  what.textContent = (methods.find((m) => m[0] === method.value) || ["", "", ""])[2];
+/** Offer the ways of learning, and say of the chosen one what it does. */
+async function offerWays() {
+  const ways = await call("ways");
+  if (!ways) return; // asked for again with the next refresh
+  const describe = () => {
+    textPath.hidden = method.value !== "pretrain";
+    what.textContent = (ways.find(([name]) => name === method.value) || ["", "", ""])[2];
+  };
+  fill(method, ways.map(([name, label]) => el("option", { value: name }, label)));
+  method.addEventListener("change", describe);
+  describe();
 }
 
 function draw(state) {
-  if (!method.options.length) {
-    fill(method, state.methods.map(([name, label]) => el("option", { value: name }, label)));
-    method.addEventListener("change", () => describe(state.methods));
-    describe(state.methods);
-  }
   fill(counts, ["ranking", "edit", "rating"].map((kind) => el("div", { class: "count" }, el("b", {}, String(state.counts[kind])), el("span", {}, { ranking: "rankings", edit: "edits", rating: "ratings" }[kind]))));
   enough.textContent = state.advice;
   const run = state.run;
@@ -159,6 +162,7 @@ start.addEventListener("click", async () => {
 
 (async () => {
   while (here()) {
+    if (!method.options.length) await offerWays();
     await refresh();
     await sleep(1000);
   }

@@ -2,15 +2,12 @@
 
 from dataclasses import dataclass
 
-import torch
-
 from engine.evaluation.winrate import win_rate
 from engine.models.chat import Message
 from engine.models.roles import Roles
 from engine.sampling.answers import Answer, answer
-from engine.sampling.rollout import as_rollout
 from engine.sampling.settings import Sampling
-from engine.training.passes import Scorer, response_pass
+from engine.training.passes import Encoded, Scorer, whole_log_probs
 
 
 @dataclass(frozen=True)
@@ -23,22 +20,6 @@ class Item:
     reward_before: float | None
     reward_after: float | None
     kl: float  # log pi_after - log pi_before of the after answer, nats: a one-sample estimate of KL
-
-
-@torch.no_grad()
-def log_prob_of(
-    roles: Roles, role: str | None, answers: list[Answer], temperature: float, batch: int = 32
-) -> list[float]:
-    """log p(answer | prompt) in nats, one an answer, under `role`."""
-    pad, device = roles.tokenizer.pad_token_id, roles.base.device
-    totals: list[float] = []
-    for start in range(0, len(answers), batch):
-        part = answers[start : start + batch]
-        drawn = as_rollout([a.prompt_ids for a in part], [a.ids for a in part], [], pad, device)
-        with roles.acting(role) as model:
-            log_probs, _, _ = response_pass(model, None, drawn, torch.arange(len(part), device=device), temperature)
-        totals += log_probs.sum(-1).tolist()
-    return totals
 
 
 def compare(
@@ -55,10 +36,9 @@ def compare(
     first = answer(roles, before, conversations, sampling, seeds)
     second = answer(roles, after, conversations, sampling, seeds)
     temperature = sampling.temperature or 1.0
-    ratio = zip(
-        log_prob_of(roles, after, second, temperature), log_prob_of(roles, before, second, temperature), strict=True
-    )
-    kls = [a - b for a, b in ratio]
+    pairs = [Encoded(a.prompt_ids, a.ids) for a in second]
+    likely = (whole_log_probs(roles, role, pairs, temperature) for role in (after, before))
+    kls = [a - b for a, b in zip(*likely, strict=True)]
     scores: list[tuple[float | None, float | None]] = [(None, None)] * len(first)
     if reward is not None:
         both = [reward.scores(side).tolist() for side in (first, second)]

@@ -138,14 +138,24 @@ def make_reward(job: Job, roles: Roles, start: str | None) -> RewardModel:
     return reward
 
 
+def rewards_of(store: Store, roles: Roles) -> list[dict]:
+    """The reward models of this base, newest last."""
+    return [v for v in models.list_versions(store, "reward") if v["base_fingerprint"] == roles.base.fingerprint]
+
+
+def newest_judge(workspace: Workspace, store: Store, roles: Roles) -> RewardModel | None:
+    stored = rewards_of(store, roles)
+    return load_reward(roles, workspace.model(stored[-1]["id"])) if stored else None
+
+
 def find_scorer(job: Job, roles: Roles, config: OnlineConfig) -> Scorer:
     """What scores answers: the run's reward function, the reward model it names, or the newest of this base."""
     if job.config.reward_function:
         return load_function(job.config.reward_function)
-    stored = models.list_versions(job.store, "reward")
-    stored = [v for v in stored if v["base_fingerprint"] == roles.base.fingerprint] or stored
     if job.config.reward_model is not None:
         stored = [models.get_version(job.store, job.config.reward_model)]
+    else:  # where there are only other bases' models, the newest is refused by name as it loads
+        stored = rewards_of(job.store, roles) or models.list_versions(job.store, "reward")
     if not stored:
         raise UserError("There is no reward model yet. Train one first: rlhf-studio train reward.")
     reward = load_reward(roles, job.workspace.model(stored[-1]["id"]))
@@ -254,9 +264,7 @@ def run_improve(job: Job) -> None:
 def _offline(job: Job, stage: str, learn: Callable[[Roles, str | None, Path], dict[str, float]]) -> None:
     roles, start = load_roles(job)
     after = make_policy(job, roles, start, stage, lambda folder: learn(roles, start, folder))
-    stored = [v for v in models.list_versions(job.store, "reward") if v["base_fingerprint"] == roles.base.fingerprint]
-    judge = load_reward(roles, job.workspace.model(stored[-1]["id"])) if stored else None
-    compare_with_parent(job, roles, start, after, judge)
+    compare_with_parent(job, roles, start, after, newest_judge(job.workspace, job.store, roles))
 
 
 def run_sft(job: Job) -> None:
@@ -283,47 +291,49 @@ def run_ilql(job: Job) -> None:
     _offline(job, "ilql", lambda roles, _, to: train_ilql(roles, valued, job.config.ilql, job.context, to))
 
 
+def _learn_text(job: Job, model: Any, tokenizer: Any, texts: tuple[list[str], list[str]], folder: Path) -> dict:
+    """Pretrain `model` on the first of `texts`, measured on the second before and after."""
+    config = job.config.pretrain
+    measured = list(packed(tokenizer, texts[1], config.max_length, None))
+    before = perplexity(model, measured, tokenizer.pad_token_id)
+    stream = packed(tokenizer, texts[0], config.max_length, config.seed)
+    figures = pretrain(model, stream, tokenizer.pad_token_id, config, job.context, folder)
+    after = perplexity(model, measured, tokenizer.pad_token_id)
+    return {"perplexity_before": before, "perplexity": after, **figures}
+
+
+def _trainable_base(job: Job, texts: list[str]) -> tuple[Any, Any]:
+    """(tokenizer, model): a new one made for `texts`, or the parent with all of its weights to train."""
+    config = job.config.pretrain
+    if config.start == "new":
+        job.context.stage("load", 0, 1)
+        tokenizer = new_tokenizer(texts, config.vocabulary, [])
+        return tokenizer, new_model(tokenizer, config.width, config.layers, 2 * config.max_length, config.seed)
+    roles, start = load_roles(job)
+    if start:
+        raise UserError("All weights can be trained of a base only, not of a version with an adapter. Use start=lora.")
+    if roles.base.precision == "nf4":
+        raise UserError("The weights of a 4-bit base cannot be trained. Use start=lora, or another precision.")
+    return roles.tokenizer, roles.base.model.requires_grad_(True)
+
+
 def run_pretrain(job: Job) -> None:
     """Next-token prediction on plain text: a version of the base, or a base of its own."""
     config = job.config.pretrain
     if not config.text:
         raise UserError("Say which text to learn from: pretrain.text=FILE or a folder of text files.")
-    train, test = split(read_texts(config.text), config.held_out)
-    if config.start == "new":
-        job.context.stage("load", 0, 1)
-        tokenizer: Any = new_tokenizer(train, config.vocabulary, [])
-        model: Any = new_model(tokenizer, config.width, config.layers, 2 * config.max_length, config.seed)
-        roles = None
-    else:
+    texts = split(read_texts(config.text), config.held_out)
+    if config.start == "lora":
         roles, start = load_roles(job)
-        tokenizer, model = roles.tokenizer, roles.base.model
-    measured = list(packed(tokenizer, test, config.max_length, None))
-    stream = packed(tokenizer, train, config.max_length, config.seed)
 
-    def learn(model: Any, folder: Path) -> dict[str, float]:
-        before = perplexity(model, measured, tokenizer.pad_token_id)
-        figures = pretrain(model, stream, tokenizer.pad_token_id, config, job.context, folder)
-        after = perplexity(model, measured, tokenizer.pad_token_id)
-        return {"perplexity_before": before, "perplexity": after, **figures}
+        def learn(folder: Path) -> dict[str, float]:
+            with roles.acting("policy", train=True) as model:
+                return _learn_text(job, model, roles.tokenizer, texts, folder)
 
-    if roles is not None and config.start == "lora":
-
-        def learn_adapter(folder: Path) -> dict[str, float]:
-            with roles.acting("policy", train=True) as acting:
-                return learn(acting, folder)
-
-        after = make_policy(job, roles, start, "pretrain", learn_adapter)
-        compare_with_parent(job, roles, start, after, None)
+        compare_with_parent(job, roles, start, make_policy(job, roles, start, "pretrain", learn), None)
         return
-    if roles is not None:
-        if start:
-            raise UserError(
-                "All weights can be trained of a base only, not of a version with an adapter. Use start=lora."
-            )
-        if roles.base.precision == "nf4":
-            raise UserError("The weights of a 4-bit base cannot be trained. Use start=lora, or another precision.")
-        model.requires_grad_(True)
-    figures = learn(model, job.checkpoints("pretrain"))
+    tokenizer, model = _trainable_base(job, texts[0])
+    figures = _learn_text(job, model, tokenizer, texts, job.checkpoints("pretrain"))
     folder = job.workspace.folder / "bases" / str(job.run["id"])
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -351,8 +361,7 @@ def compare_versions(
     """Compare two stored versions of one base and keep the comparison; returns its summary."""
     roles = Roles(load_base(before["base"], config.precision))
     first, second = attach(roles, workspace, before, "before"), attach(roles, workspace, after, "after")
-    stored = [v for v in models.list_versions(store, "reward") if v["base_fingerprint"] == roles.base.fingerprint]
-    reward = load_reward(roles, workspace.model(stored[-1]["id"])) if stored else None
+    reward = newest_judge(workspace, store, roles)
     conversations_ = [[{"role": "user", "content": p}] for p in prompts]
     items, result = compare(roles, first, second, conversations_, config.sampling, config.compare.seed, reward)
     comparison = store_comparison(store, before["id"], after["id"], items, result, None)

@@ -40,11 +40,13 @@ def choose(uncertainties: Sequence[float], features: Tensor, count: int) -> list
 def most_telling(reward: RewardModel, groups: Sequence[Sequence[Answer]], count: int) -> list[int]:
     """Places of the `count` groups of answers that a ranking of would tell `reward` (of several heads) most."""
     uncertainties, features = [], []
-    role, _ = reward.members[0]
     for group in groups:
-        rows = [a.prompt_ids + a.ids for a in group]
-        uncertainties.append(uncertainty(reward.each(rows)))
-        with reward.roles.acting(role) as model:
-            states = last_state(model, *reward.pad(rows)).float().cpu()
-        features.append(states.mean(0))
+        padded = reward.pad([a.prompt_ids + a.ids for a in group])
+        states, scores = [], []
+        for role, head in reward.members:
+            with reward.roles.acting(role) as model:
+                states.append(last_state(model, *padded))
+            scores.append(head(states[-1]))
+        uncertainties.append(uncertainty(torch.cat(scores, -1).cpu()))
+        features.append(states[0].float().cpu().mean(0))
     return choose(uncertainties, torch.stack(features), count)

@@ -15,10 +15,12 @@ from engine.errors import UserError
 from engine.feedback.examples import Ranking, Valued
 from engine.methods import losses
 from engine.methods.settings import DPOConfig
-from engine.methods.sft import Encoded, answer_log_probs, encode
+from engine.methods.sft import encode
 from engine.models.roles import Roles
+from engine.training.batches import pad_ranks, spread
 from engine.training.context import Context, Silent
 from engine.training.fit import Figures, Objective, fit
+from engine.training.passes import Encoded, answer_log_probs, whole_log_probs
 
 
 @dataclass(frozen=True)
@@ -30,16 +32,6 @@ class Preference:
     reference: list[float]  # log pi_ref of each answer, nats
 
 
-@torch.no_grad()
-def reference_log_probs(roles: Roles, reference: str | None, rows: list[Encoded], batch: int = 32) -> list[float]:
-    """log pi_ref of each whole answer, nats."""
-    found: list[float] = []
-    for start in range(0, len(rows), batch):
-        log_probs, _ = answer_log_probs(roles, reference, rows[start : start + batch])
-        found += log_probs.sum(-1).tolist()
-    return found
-
-
 def prepare(roles: Roles, reference: str | None, rankings: Sequence[Ranking], limit: int) -> list[Preference]:
     encoded = [
         [
@@ -48,7 +40,7 @@ def prepare(roles: Roles, reference: str | None, rankings: Sequence[Ranking], li
         ]
         for r in rankings
     ]
-    log_probs = iter(reference_log_probs(roles, reference, [e for group in encoded for e in group]))
+    log_probs = iter(whole_log_probs(roles, reference, [e for group in encoded for e in group]))
     return [
         Preference(group, r.ranks, [next(log_probs) for _ in group]) for group, r in zip(encoded, rankings, strict=True)
     ]
@@ -65,10 +57,8 @@ class DirectPreference(Objective[Preference]):
         device = log_probs.device
         reference = torch.tensor([value for p in part for value in p.reference], device=device)
         implicit = self.beta * (log_probs.sum(-1) - reference)
-        width = max(len(p.answers) for p in part)
-        present = torch.tensor([[i < len(p.answers) for i in range(width)] for p in part], device=device)
-        ranks = torch.tensor([[*p.ranks, *[0.0] * (width - len(p.ranks))] for p in part], device=device)
-        scores = torch.zeros(present.shape, device=device).masked_scatter(present, implicit)
+        ranks, present = pad_ranks([p.ranks for p in part], device)
+        scores = spread(implicit, present)
         each = losses.ranking_losses(scores, ranks, present)
         return each.sum(), {"accuracy": losses.ranking_accuracy(scores.detach(), ranks, present)}
 

@@ -25,14 +25,12 @@ from engine.errors import UserError
 from engine.feedback.examples import Valued
 from engine.methods import losses
 from engine.methods.settings import ILQLConfig
-from engine.methods.sft import Encoded, encode
-from engine.models.load import stop_ids
+from engine.methods.sft import encode
 from engine.models.roles import Roles, logits_of
 from engine.models.shift import AdvantageShift
-from engine.sampling.rollout import as_rollout
 from engine.training.context import Context, Silent
 from engine.training.fit import Figures, Objective, fit
-from engine.training.passes import states_before
+from engine.training.passes import Encoded, given, states_before
 
 
 @dataclass(frozen=True)
@@ -77,11 +75,8 @@ class ImplicitQ(Objective[Trajectory]):
         return len(example.encoded.answer)
 
     def loss(self, part: list[Trajectory]) -> tuple[Tensor, Figures]:
-        tokenizer, device = self.roles.tokenizer, self.roles.base.device
-        drawn = as_rollout(
-            [t.encoded.prompt for t in part], [t.encoded.answer for t in part], stop_ids(self.roles.base),
-            tokenizer.pad_token_id, device,
-        )  # fmt: skip
+        device = self.roles.base.device
+        drawn = given(self.roles, [t.encoded for t in part])
         with self.roles.acting("policy", train=True) as model:
             before, mask = states_before(model, drawn, torch.arange(len(part), device=device))
             log_softmax = torch.log_softmax(logits_of(model, before), -1)

@@ -14,12 +14,12 @@ from torch import Tensor
 from engine.errors import UserError
 from engine.feedback.examples import Valued
 from engine.methods import losses
-from engine.methods.dpo import reference_log_probs
 from engine.methods.settings import KTOConfig
-from engine.methods.sft import Encoded, answer_log_probs, encode
+from engine.methods.sft import encode
 from engine.models.roles import Roles
 from engine.training.context import Context, Silent
 from engine.training.fit import Figures, Objective, fit
+from engine.training.passes import Encoded, answer_log_probs, whole_log_probs
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def prepare(roles: Roles, reference: str | None, valued: Sequence[Valued], limit
         others = (taken[(i + step) % len(taken)] for step in range(1, len(taken)))
         other = next((o for o in others if o.prompt != v.prompt), v)
         stray.append(encode(roles, replace(v, response=other.response, finished=other.finished), limit))
-    known = reference_log_probs(roles, reference, own), reference_log_probs(roles, reference, stray)
+    known = whole_log_probs(roles, reference, own), whole_log_probs(roles, reference, stray)
     return [Judged(o, v.value > 0, r, s, q) for v, o, s, r, q in zip(taken, own, stray, *known, strict=True)]
 
 

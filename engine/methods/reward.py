@@ -26,7 +26,7 @@ from engine.models.chat import Message, encode_prompt, encode_response, next_tur
 from engine.models.roles import Roles, ScalarHead, check_base, hidden_states, load_head, save_head
 from engine.sampling.answers import Answer, answer
 from engine.sampling.settings import Sampling
-from engine.training.batches import pad_right
+from engine.training.batches import pad_ranks, pad_right, spread
 from engine.training.context import Context, Silent
 from engine.training.fit import Figures, Objective, fit
 
@@ -129,22 +129,6 @@ def _sequences(tokenizer, ranking: Ranking) -> list[list[int]]:
     return [sequence(tokenizer, messages_of(ranking.prompt), text, done) for text, done in pairs]
 
 
-def _ranks(rankings: Sequence[Ranking], device: torch.device) -> tuple[Tensor, Tensor]:
-    """(ranks, which of them are there), each [rankings, K]."""
-    width = max(len(r.responses) for r in rankings)
-    ranks = torch.zeros(len(rankings), width)
-    present = torch.zeros(len(rankings), width, dtype=torch.bool)
-    for i, r in enumerate(rankings):
-        ranks[i, : len(r.ranks)] = torch.tensor(r.ranks)
-        present[i, : len(r.ranks)] = True
-    return ranks.to(device), present.to(device)
-
-
-def _spread(flat: Tensor, present: Tensor) -> Tensor:
-    """flat [responses] -> [rankings, K], zeros where a ranking is shorter; keeps the gradient."""
-    return torch.zeros(present.shape, device=flat.device).masked_scatter(present, flat)
-
-
 class FeedbackObjective(Objective[Ranking | Valued]):
     """The loss of one adapter and its heads on rankings and ratings."""
 
@@ -183,12 +167,12 @@ class FeedbackObjective(Objective[Ranking | Valued]):
         total = scores.sum() * 0
         figures: Figures = {}
         if rankings:
-            ranks, present = _ranks(rankings, device)
+            ranks, present = pad_ranks([r.ranks for r in rankings], device)
             ranked = scores[: int(present.sum())]
             for h in range(self.head.count):
-                each = losses.ranking_losses(_spread(ranked[:, h], present), ranks, present, self.config.margin)
+                each = losses.ranking_losses(spread(ranked[:, h], present), ranks, present, self.config.margin)
                 total = total + (weights[: len(rankings), h] * each).sum() / self.head.count
-            mean = _spread(ranked.detach().mean(-1), present)
+            mean = spread(ranked.detach().mean(-1), present)
             figures["accuracy"] = losses.ranking_accuracy(mean, ranks, present)
         if rated:
             grades = torch.tensor([v.grade for v in rated], device=device)
@@ -211,9 +195,9 @@ def accuracy(reward: RewardModel, rankings: Sequence[Ranking]) -> tuple[int, int
     """(pairs ordered right, untied pairs) over `rankings`."""
     if not rankings:
         return 0, 0
-    ranks, present = _ranks(rankings, torch.device("cpu"))
+    ranks, present = pad_ranks([r.ranks for r in rankings], torch.device("cpu"))
     scores = torch.tensor([s for row in ranking_scores(reward, rankings) for s in row])
-    return losses.ranking_accuracy(_spread(scores, present), ranks, present)
+    return losses.ranking_accuracy(spread(scores, present), ranks, present)
 
 
 def train_reward(

@@ -5,7 +5,6 @@ turns is context; its last answer is what is learned.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -15,39 +14,16 @@ from engine.errors import UserError
 from engine.feedback.examples import Valued, messages_of
 from engine.methods.settings import SFTConfig
 from engine.models.chat import encode_answered
-from engine.models.load import stop_ids
 from engine.models.roles import Roles
-from engine.sampling.rollout import as_rollout
 from engine.training.context import Context, Silent
 from engine.training.fit import Figures, Objective, batches_of, fit
-from engine.training.passes import response_pass
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """Token ids of a prompt and of an answer to it."""
-
-    prompt: list[int]
-    answer: list[int]
+from engine.training.passes import Encoded, answer_log_probs
 
 
 def encode(roles: Roles, example: Valued, limit: int) -> Encoded:
     limit = min(limit, roles.tokenizer.model_max_length)
     messages = messages_of(example.prompt)
     return Encoded(*encode_answered(roles.tokenizer, messages, example.response, example.finished, limit))
-
-
-def answer_log_probs(
-    roles: Roles, role: str | None, part: Sequence[Encoded], train: bool = False
-) -> tuple[Tensor, Tensor]:
-    """(log-probs, mask) [rows, time] of the answers' tokens under `role`."""
-    drawn = as_rollout(
-        [e.prompt for e in part], [e.answer for e in part], stop_ids(roles.base), roles.tokenizer.pad_token_id,
-        roles.base.device,
-    )  # fmt: skip
-    with roles.acting(role, train=train) as model:
-        log_probs, _, _ = response_pass(model, None, drawn, torch.arange(len(part), device=roles.base.device), 1.0)
-    return log_probs, drawn.response_mask
 
 
 class Imitation(Objective[Encoded]):

@@ -57,7 +57,7 @@ def _keep(store: Store, version: int, annotator: SimulatedAnnotator, answers: li
     feedback.add_ranking(store, prompt_id, tiers, annotator=f"simulated:{annotator.prefer}")
 
 
-def _label(
+def label(
     store: Store,
     roles: Roles,
     role: str | None,
@@ -170,7 +170,7 @@ def run_demo(
         say(f"Ranking {ANSWERS} answers to each of {labels} prompts as someone who prefers: {prefer}")
         before = time.monotonic()
         role = attach(roles, workspace, models.get_version(store, version), f"round-{number}")
-        _label(store, roles, role, version, ranking, labels, seed + 1000 * number, active)
+        label(store, roles, role, version, ranking, labels, seed + 1000 * number, active)
         labelled += time.monotonic() - before
         run_id = launch.start(workspace, store, "improve", config, version)
         run = _watch(workspace, store, run_id, say)

@@ -1,4 +1,6 @@
-"""Token rows to padded tensors."""
+"""Rows of different lengths to padded tensors."""
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -13,3 +15,19 @@ def pad_right(rows: list[list[int]], pad_id: int) -> tuple[Tensor, Tensor]:
         ids[i, : len(row)] = torch.tensor(row)
         mask[i, : len(row)] = True
     return ids, mask
+
+
+def pad_ranks(ranks: Sequence[Sequence[float]], device: torch.device) -> tuple[Tensor, Tensor]:
+    """(ranks, which of them are there), each [rankings, K], of rankings of different lengths."""
+    width = max(map(len, ranks))
+    padded = torch.zeros(len(ranks), width)
+    present = torch.zeros(len(ranks), width, dtype=torch.bool)
+    for i, row in enumerate(ranks):
+        padded[i, : len(row)] = torch.tensor(row)
+        present[i, : len(row)] = True
+    return padded.to(device), present.to(device)
+
+
+def spread(flat: Tensor, present: Tensor) -> Tensor:
+    """flat [responses] -> [rankings, K], zeros where a ranking is shorter; keeps the gradient."""
+    return torch.zeros(present.shape, device=flat.device).masked_scatter(present, flat)

@@ -6,6 +6,7 @@ batch is cut into micro-batches changes nothing but memory.
 
 import random
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -21,7 +22,7 @@ Example = TypeVar("Example")
 Figures = dict[str, tuple[float, float]]  # name -> (sum, count); a mean over a batch is sum / count
 
 
-class Objective(Generic[Example]):
+class Objective(ABC, Generic[Example]):
     """What a method minimises."""
 
     def weight(self, example: Example) -> float:
@@ -31,9 +32,9 @@ class Objective(Generic[Example]):
     def begin(self, batch: list[Example]) -> None:
         """Look at a whole batch before its loss is taken piece by piece."""
 
+    @abstractmethod
     def loss(self, part: list[Example]) -> tuple[Tensor, Figures]:
         """(sum of the weighted losses of `part`, figures to report)."""
-        raise NotImplementedError
 
     def stepped(self) -> None:
         """An optimiser step was taken."""

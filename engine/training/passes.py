@@ -1,13 +1,15 @@
-"""Passes over answers that every online method and every comparison needs."""
+"""Passes over answers that methods and comparisons need."""
 
-from typing import Protocol
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
-from engine.models.roles import ScalarHead, hidden_states, logits_of
+from engine.models.load import stop_ids
+from engine.models.roles import Roles, ScalarHead, hidden_states, logits_of
 from engine.sampling.answers import Answer
-from engine.sampling.rollout import Rollout
+from engine.sampling.rollout import Rollout, as_rollout
 
 
 class Scorer(Protocol):
@@ -55,3 +57,39 @@ def response_pass(
         entropy = spread(-(log_softmax.exp() * log_softmax).sum(-1))
     values = spread(head(chosen).squeeze(-1)) if head is not None else None
     return log_probs, values, entropy
+
+
+class Encoded(NamedTuple):
+    """Token ids of a prompt and of an answer to it."""
+
+    prompt: list[int]
+    answer: list[int]
+
+
+def given(roles: Roles, pairs: Sequence[Encoded]) -> Rollout:
+    """Answers that are there already, in the shape of drawn ones."""
+    prompts, answers = (list(side) for side in zip(*pairs, strict=True))
+    return as_rollout(prompts, answers, stop_ids(roles.base), roles.tokenizer.pad_token_id, roles.base.device)
+
+
+def answer_log_probs(
+    roles: Roles, role: str | None, pairs: Sequence[Encoded], temperature: float = 1.0, train: bool = False
+) -> tuple[Tensor, Tensor]:
+    """(log-probs, mask) [rows, time] of the answers' tokens under `role`."""
+    drawn = given(roles, pairs)
+    rows = torch.arange(len(pairs), device=roles.base.device)
+    with roles.acting(role, train=train) as model:
+        log_probs, _, _ = response_pass(model, None, drawn, rows, temperature)
+    return log_probs, drawn.response_mask
+
+
+@torch.no_grad()
+def whole_log_probs(
+    roles: Roles, role: str | None, pairs: Sequence[Encoded], temperature: float = 1.0, batch: int = 32
+) -> list[float]:
+    """log p(answer | prompt) in nats, one an answer, under `role`."""
+    totals: list[float] = []
+    for start in range(0, len(pairs), batch):
+        log_probs, _ = answer_log_probs(roles, role, pairs[start : start + batch], temperature)
+        totals += log_probs.sum(-1).tolist()
+    return totals

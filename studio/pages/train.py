@@ -157,9 +157,11 @@ def build(session: Session) -> None:
             "ready": counts["ranking"] + counts["edit"] + counts["rating"] > 0,
             "busy": any(r["status"] in ("queued", "running") for r in runs),
             "run": shown(run) if run else None,
-            "methods": [[name, LABELS[name], engine.launcher.METHODS[name]] for name in LABELS],
             "runs": [{"id": r["id"], "method": r["method"], "status": r["status"]} for r in runs[:20]],
         }
+
+    def ways() -> list[list[str]]:
+        return [[name, LABELS[name], engine.launcher.METHODS[name]] for name in LABELS]
 
     def improve(method: str, preset: str, text: str) -> dict:
         config = settings_of(method, preset)
@@ -179,4 +181,4 @@ def build(session: Session) -> None:
         engine.launcher.resume(session.workspace, session.store, run)
         return {}
 
-    page("train", SKELETON, [state, improve, stop, resume])
+    page("train", SKELETON, [state, ways, improve, stop, resume])

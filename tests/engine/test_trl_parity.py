@@ -32,7 +32,7 @@ from trl import (
 from engine.methods import dpo, kto, losses, sft
 from engine.methods.settings import KTOConfig
 from engine.sampling.rollout import as_rollout
-from engine.training.passes import response_pass
+from engine.training.passes import response_pass, whole_log_probs
 from tests.conftest import tiny_model, tiny_tokenizer
 
 BETA = 0.3
@@ -90,7 +90,7 @@ def test_dpo(policy, tmp_path):
         encoded(*row) for row in zip(batch["input_ids"], batch["attention_mask"], batch["completion_mask"], strict=True)
     ]
     half = len(rows) // 2
-    known = dpo.reference_log_probs(policy, None, rows)
+    known = whole_log_probs(policy, None, rows)
     examples = [dpo.Preference([rows[i], rows[half + i]], (0.0, 1.0), [known[i], known[half + i]]) for i in range(half)]
     ours, _ = dpo.DirectPreference(policy, BETA).loss(examples)
     inner(policy)
@@ -112,7 +112,7 @@ def test_kto(policy, tmp_path):
         encoded(*row)
         for row in zip(batch["KL_input_ids"], batch["KL_attention_mask"], batch["KL_completion_mask"], strict=True)
     ]
-    known, stray_known = dpo.reference_log_probs(policy, None, own), dpo.reference_log_probs(policy, None, stray)
+    known, stray_known = whole_log_probs(policy, None, own), whole_log_probs(policy, None, stray)
     labels = [bool(x) for x in batch["label"]]
     examples = [kto.Judged(*row) for row in zip(own, labels, known, stray, stray_known, strict=True)]
     objective = kto.KahnemanTversky(policy, KTOConfig(beta=BETA))
