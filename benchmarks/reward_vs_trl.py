@@ -73,7 +73,7 @@ def theirs(train: list[Ranking], test: list[Ranking], epochs: int, seed: int) ->
     with tempfile.TemporaryDirectory() as folder:
         config = TRLRewardConfig(
             output_dir=folder, report_to="none", bf16=False, use_cpu=True, per_device_train_batch_size=BATCH,
-            per_device_eval_batch_size=32, num_train_epochs=epochs, learning_rate=RATE, warmup_ratio=0.1, seed=seed,
+            per_device_eval_batch_size=40, num_train_epochs=epochs, learning_rate=RATE, warmup_steps=0.1, seed=seed,
             max_length=LENGTH, save_strategy="no", logging_strategy="no", disable_tqdm=True,
             gradient_checkpointing=False,
         )  # fmt: skip
@@ -90,7 +90,7 @@ def theirs(train: list[Ranking], test: list[Ranking], epochs: int, seed: int) ->
 
 @click.command()
 @click.option("--train", "train_size", default=600, show_default=True)
-@click.option("--test", "test_size", default=400, show_default=True)
+@click.option("--test", "test_size", default=400, show_default=True, help="A multiple of 40: trl averages batches.")
 @click.option("--epochs", default=2, show_default=True)
 @click.option("--seeds", default=3, show_default=True)
 def main(train_size: int, test_size: int, epochs: int, seeds: int) -> None:
