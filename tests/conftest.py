@@ -62,6 +62,16 @@ def tiny_roles(tiny_folder):
     return Roles(load_base(str(tiny_folder)))
 
 
+@pytest.fixture(params=["llama", "gpt2"])
+def family_roles(request, tmp_path):
+    """A tiny Llama and a tiny GPT-2; the latter has dropout 0.1 in its configuration."""
+    tiny_model(request.param).save_pretrained(tmp_path)
+    tiny_tokenizer().save_pretrained(tmp_path)
+    roles = Roles(load_base(str(tmp_path)))
+    roles.add("policy", rank=4)
+    return roles
+
+
 @pytest.fixture(scope="session")
 def pocket_base():
     """The built-in model. Tests that add adapters take `pocket_roles`, which has a copy of its own."""

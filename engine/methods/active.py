@@ -11,7 +11,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from engine.methods.reward import RewardModel, last_state
+from engine.methods.reward import RewardModel
+from engine.models.states import last_states
 from engine.sampling.answers import Answer
 
 
@@ -45,7 +46,7 @@ def most_telling(reward: RewardModel, groups: Sequence[Sequence[Answer]], count:
         states, scores = [], []
         for role, head in reward.members:
             with reward.roles.acting(role) as model:
-                states.append(last_state(model, *padded))
+                states.append(last_states(model, *padded))
             scores.append(head(states[-1]))
         uncertainties.append(uncertainty(torch.cat(scores, -1).cpu()))
         features.append(states[0].float().cpu().mean(0))

@@ -26,8 +26,10 @@ from engine.feedback.examples import Valued
 from engine.methods import losses
 from engine.methods.settings import ILQLConfig
 from engine.methods.sft import encode
-from engine.models.roles import Roles, logits_of
+from engine.models.roles import Roles
 from engine.models.shift import AdvantageShift
+from engine.models.states import logits_of
+from engine.training.batches import spread
 from engine.training.context import Context, Silent
 from engine.training.fit import Figures, Objective, fit
 from engine.training.passes import Encoded, given, states_before
@@ -78,7 +80,8 @@ class ImplicitQ(Objective[Trajectory]):
         device = self.roles.base.device
         drawn = given(self.roles, [t.encoded for t in part])
         with self.roles.acting("policy", train=True) as model:
-            before, mask = states_before(model, drawn, torch.arange(len(part), device=device))
+            mask = drawn.response_mask
+            before = spread(states_before(model, drawn, torch.arange(len(part), device=device)), mask)
             log_softmax = torch.log_softmax(logits_of(model, before), -1)
         actions = drawn.response_ids
         last = mask.sum(-1, keepdim=True) - 1

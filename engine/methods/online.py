@@ -75,11 +75,11 @@ def gather(
     """Answer `prompts` (the token ids of `conversations`) with the policy and score the answers."""
     sampling = Sampling(temperature=config.temperature, max_new_tokens=config.max_new_tokens)
     pad, stop = roles.tokenizer.pad_token_id, stop_ids(roles.base)
-    with roles.acting("policy") as model:
+    with roles.answering("policy") as model:
         drawn = rollout(model, prompts, pad, stop, sampling, seeds)
     everything = torch.arange(len(prompts), device=roles.base.device)
     with roles.acting(reference) as model:
-        reference_log_probs, _, _ = response_pass(model, None, drawn, everything, config.temperature)
+        reference_log_probs, _ = response_pass(model, None, drawn, everything, config.temperature)
     answers = [
         Answer(messages, decode(roles.tokenizer, ids), prompt, ids, [], seed, "stop" if done else "length")
         for messages, prompt, ids, seed, done in zip(
@@ -167,6 +167,8 @@ def train_online(
             "reward": float(experience.scores.mean()),
             "kl": kl,
             "kl_coefficient": controller.coefficient,
+            # Of the policy that answered, a token, in nats: -log pi of what it drew, which has that as its mean.
+            "entropy": -float(losses.masked_mean(drawn.log_probs, drawn.response_mask)),
             "length": float(drawn.response_mask.sum(-1).float().mean()),
             "finished": float(drawn.finished.float().mean()),
         }

@@ -15,8 +15,9 @@ from engine.methods.online import Experience, minibatches, train_online
 from engine.methods.settings import PPOConfig
 from engine.models.chat import Message
 from engine.models.roles import Roles, ScalarHead
+from engine.training.batches import spread
 from engine.training.context import Context, clip_and_step
-from engine.training.passes import Scorer, response_pass
+from engine.training.passes import Scorer, response_pass, states_before
 
 # A loss on other data beside PPO's, for a step of that (seed): see `sft.demonstration_loss`.
 ExtraLoss = Callable[[int], Tensor]
@@ -37,23 +38,26 @@ class PPO:
             groups.append({"params": roles.parameters("value"), "lr": config.learning_rate})
         self.optimizer = torch.optim.AdamW(groups, weight_decay=0.0)
 
-    def passes(self, experience: Experience, rows: Tensor, train: bool) -> tuple[Tensor, Tensor, Tensor]:
-        """(log-probs, values, entropy) of `rows`, each [rows, response time]."""
-        drawn, temperature = experience.rollout, self.config.temperature
+    def values(self, experience: Experience, rows: Tensor, train: bool = False) -> Tensor:
+        """The value of each state before a response token of `rows`, [rows, response time]."""
+        with self.roles.acting("value" if self.config.value_adapter else "policy", train=train) as model:
+            before = states_before(model, experience.rollout, rows)
+            return spread(self.head(before).squeeze(-1), experience.rollout.response_mask[rows])
+
+    def passes(self, experience: Experience, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """(log-probs, values) of `rows`, each [rows, response time], with gradients."""
         own = self.config.value_adapter
-        with self.roles.acting("policy", train=train) as model:
-            log_probs, values, entropy = response_pass(model, None if own else self.head, drawn, rows, temperature)
-        if own:
-            with self.roles.acting("value", train=train) as model:
-                _, values, _ = response_pass(model, self.head, drawn, rows, temperature)
-        assert values is not None
-        return log_probs, values, entropy
+        with self.roles.acting("policy", train=True) as model:
+            log_probs, values = response_pass(
+                model, None if own else self.head, experience.rollout, rows, self.config.temperature
+            )
+        return log_probs, self.values(experience, rows, train=True) if values is None else values
 
     @torch.no_grad()
     def estimate(self, experience: Experience) -> tuple[Tensor, Tensor, Tensor]:
         """(values, whitened advantages, returns), each [rows, response time], of the policy that answered."""
         mask = experience.rollout.response_mask
-        _, values, _ = self.passes(experience, torch.arange(len(mask), device=mask.device), train=False)
+        values = self.values(experience, torch.arange(len(mask), device=mask.device))
         rewards = losses.token_rewards(experience.scores, experience.token_rewards, mask)
         advantages, returns = losses.gae(rewards, values, mask, self.config.gamma, self.config.lam)
         return values, losses.masked_whiten(advantages, mask), returns
@@ -67,9 +71,9 @@ class PPO:
         steps = minibatches(len(mask), config.epochs, config.minibatches, seed, mask.device)
         for step, whole in enumerate(steps):
             tokens = int(mask[whole].sum())
-            sums = dict.fromkeys(("policy_loss", "value_loss", "entropy", "approximate_kl"), 0.0)
+            sums = dict.fromkeys(("policy_loss", "value_loss", "approximate_kl"), 0.0)
             for rows in whole.split(config.micro_batch or len(whole)):
-                log_probs, values, entropy = self.passes(experience, rows, train=True)
+                log_probs, values = self.passes(experience, rows)
                 now = mask[rows]
                 loss_policy = losses.policy_loss(
                     log_probs, drawn.log_probs[rows], advantages[rows], now, config.clip, tokens
@@ -77,9 +81,7 @@ class PPO:
                 loss_value = losses.value_loss(values, old_values[rows], returns[rows], now, config.value_clip, tokens)
                 (loss_policy + config.value_weight * loss_value).backward()
                 moved = losses.approximate_kl(log_probs.detach(), drawn.log_probs[rows], now, tokens)
-                for key, value in zip(
-                    sums, (loss_policy, loss_value, losses.masked_mean(entropy, now, tokens), moved), strict=True
-                ):
+                for key, value in zip(sums, (loss_policy, loss_value, moved), strict=True):
                     sums[key] += float(value.detach())
             if sums["approximate_kl"] > config.stop_kl:
                 self.optimizer.zero_grad(set_to_none=True)

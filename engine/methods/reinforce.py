@@ -45,16 +45,15 @@ class Reinforce:
         totals: dict[str, list[float]] = {}
         for whole in minibatches(len(mask), config.epochs, config.minibatches, seed, mask.device):
             tokens = int(mask[whole].sum())
-            sums = dict.fromkeys(("policy_loss", "entropy", "approximate_kl"), 0.0)
+            sums = dict.fromkeys(("policy_loss", "approximate_kl"), 0.0)
             for rows in whole.split(config.micro_batch or len(whole)):
                 now, old = mask[rows], drawn.log_probs[rows]
                 with self.roles.acting("policy", train=True) as model:
-                    log_probs, _, entropy = response_pass(model, None, drawn, rows, config.temperature)
+                    log_probs, _ = response_pass(model, None, drawn, rows, config.temperature)
                 each = losses.reinforce_losses(log_probs, old, advantages[rows], now, config.clip)
                 loss = each.sum() / len(whole)
                 loss.backward()
                 sums["policy_loss"] += float(loss.detach())
-                sums["entropy"] += float(losses.masked_mean(entropy, now, tokens))
                 sums["approximate_kl"] += float(losses.approximate_kl(log_probs.detach(), old, now, tokens))
             sums["grad_norm"] = clip_and_step(self.optimizer, trained, config.max_grad_norm)
             for key, number in sums.items():

@@ -23,7 +23,8 @@ from engine.feedback.examples import Ranking, Valued, messages_of
 from engine.methods import losses
 from engine.methods.settings import RewardConfig
 from engine.models.chat import Message, encode_prompt, encode_response, next_turn
-from engine.models.roles import Roles, ScalarHead, check_base, hidden_states, load_head, save_head
+from engine.models.roles import Roles, ScalarHead, check_base, load_head, save_head
+from engine.models.states import last_states
 from engine.sampling.answers import Answer, answer
 from engine.sampling.settings import Sampling
 from engine.training.batches import pad_ranks, pad_right, spread
@@ -62,7 +63,7 @@ class RewardModel:
         found = []
         for role, head in self.members:
             with self.roles.acting(role) as model:
-                found.append(head(last_state(model, ids, mask)))
+                found.append(head(last_states(model, ids, mask)))
         return torch.cat(found, -1)
 
     @torch.no_grad()
@@ -111,14 +112,6 @@ def load_reward(roles: Roles, folder: Path) -> RewardModel:
     return RewardModel(roles, members, facts["reward_mean"], facts["reward_std"])
 
 
-def last_state(model, ids: Tensor, mask: Tensor) -> Tensor:
-    """Hidden state [rows, width] of the last real token of each row of `ids` [rows, time]."""
-    hidden = hidden_states(model, ids, mask)
-    positions = torch.arange(mask.shape[1], device=mask.device)
-    last = torch.where(mask, positions, -1).max(-1).values
-    return hidden[torch.arange(len(last), device=last.device), last]
-
-
 def sequence(tokenizer, messages: list[Message], response: str, finished: bool = True) -> list[int]:
     """Token ids of a conversation and the answer to it."""
     return encode_prompt(tokenizer, messages) + encode_response(tokenizer, response, finished)
@@ -162,7 +155,7 @@ class FeedbackObjective(Objective[Ranking | Valued]):
         rows = [s for r in rankings for s in _sequences(tokenizer, r)]
         rows += [sequence(tokenizer, messages_of(v.prompt), v.response, v.finished) for v in rated]
         with self.reward.roles.acting(self.role, train=True) as model:
-            scores = self.head(last_state(model, *self.reward.pad(rows, self.config.max_length)))
+            scores = self.head(last_states(model, *self.reward.pad(rows, self.config.max_length)))
         weights = self._bootstrap([*rankings, *rated]).to(device)
         total = scores.sum() * 0
         figures: Figures = {}

@@ -61,7 +61,7 @@ class Worker:
         stops = stop_ids(roles.base)
         tokens: list[list[int]] = [[] for _ in seeds]
         last = 0.0
-        with roles.acting(role) as model:
+        with roles.answering(role) as model:
             steps = decode_steps(model, [prompt] * len(seeds), roles.tokenizer.pad_token_id, stops, sampling, seeds)
             for rows, new, _ in steps:
                 for row, token in zip(rows, new, strict=True):

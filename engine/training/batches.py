@@ -29,5 +29,6 @@ def pad_ranks(ranks: Sequence[Sequence[float]], device: torch.device) -> tuple[T
 
 
 def spread(flat: Tensor, present: Tensor) -> Tensor:
-    """flat [responses] -> [rankings, K], zeros where a ranking is shorter; keeps the gradient."""
-    return torch.zeros(present.shape, device=flat.device).masked_scatter(present, flat)
+    """flat [cells, ...] -> [rows, time, ...], zeros where `present` [rows, time] is False; keeps the gradient."""
+    padded = flat.new_zeros(*present.shape, *flat.shape[1:])
+    return padded.masked_scatter(present.reshape(*present.shape, *[1] * (flat.dim() - 1)), flat)

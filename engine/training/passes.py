@@ -5,11 +5,14 @@ from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 
 from engine.models.load import stop_ids
-from engine.models.roles import Roles, ScalarHead, hidden_states, logits_of
+from engine.models.roles import Roles, ScalarHead
+from engine.models.states import logits_of, real_states
 from engine.sampling.answers import Answer
 from engine.sampling.rollout import Rollout, as_rollout
+from engine.training.batches import spread
 
 
 class Scorer(Protocol):
@@ -20,43 +23,29 @@ class Scorer(Protocol):
         ...
 
 
-def states_before(model, drawn: Rollout, rows: Tensor) -> tuple[Tensor, Tensor]:
-    """(the hidden states that predict each response token of `rows` [rows, time, width], which are real [rows, time]).
-
-    As long as the longest of these responses.
-    """
+def states_before(model, drawn: Rollout, rows: Tensor) -> Tensor:
+    """The hidden states that predict the response tokens of `rows`, row by row: [response tokens, width]."""
     ids = torch.cat([drawn.prompt_ids[rows], drawn.response_ids[rows]], -1)
     mask = torch.cat([drawn.prompt_mask[rows], drawn.response_mask[rows]], -1)
-    # Columns that are padding in every chosen row cost time and change nothing.
-    keep = mask.any(0)
-    hidden = hidden_states(model, ids[:, keep], mask[:, keep])
-    width = int(drawn.response_mask[rows].any(0).sum())
-    return hidden[:, -width - 1 : -1], drawn.response_mask[rows][:, :width]
+    answers = torch.cat([torch.zeros_like(drawn.prompt_mask[rows]), drawn.response_mask[rows]], -1)[mask]
+    return real_states(model, ids, mask)[:-1][answers[1:]]
 
 
 def response_pass(
     model, head: ScalarHead | None, drawn: Rollout, rows: Tensor, temperature: float
-) -> tuple[Tensor, Tensor | None, Tensor]:
-    """(log-probs, values, entropy) of the response tokens of `rows`; each [rows, response time].
+) -> tuple[Tensor, Tensor | None]:
+    """(log-probs, values) of the response tokens of `rows`; each [rows, response time].
 
     Log-probs are under softmax(logits / temperature), as they were drawn. Only response positions reach the
     vocabulary.
     """
-    before, real = states_before(model, drawn, rows)
-    targets = drawn.response_ids[rows][:, : real.shape[1]][real]
-    chosen = before[real]
-    log_softmax = torch.log_softmax(logits_of(model, chosen) / temperature, -1)
-    shape = drawn.response_mask[rows].shape
-    full = drawn.response_mask[rows]
-
-    def spread(flat: Tensor) -> Tensor:
-        return torch.zeros(shape, device=flat.device, dtype=flat.dtype).masked_scatter(full, flat)
-
-    log_probs = spread(log_softmax.gather(-1, targets.unsqueeze(-1)).squeeze(-1))
-    with torch.no_grad():
-        entropy = spread(-(log_softmax.exp() * log_softmax).sum(-1))
-    values = spread(head(chosen).squeeze(-1)) if head is not None else None
-    return log_probs, values, entropy
+    mask = drawn.response_mask[rows]
+    before = states_before(model, drawn, rows)
+    logits = logits_of(model, before)
+    if temperature != 1:
+        logits = logits / temperature
+    log_probs = -cross_entropy(logits, drawn.response_ids[rows][mask], reduction="none")
+    return spread(log_probs, mask), spread(head(before).squeeze(-1), mask) if head is not None else None
 
 
 class Encoded(NamedTuple):
@@ -79,7 +68,7 @@ def answer_log_probs(
     drawn = given(roles, pairs)
     rows = torch.arange(len(pairs), device=roles.base.device)
     with roles.acting(role, train=train) as model:
-        log_probs, _, _ = response_pass(model, None, drawn, rows, temperature)
+        log_probs, _ = response_pass(model, None, drawn, rows, temperature)
     return log_probs, drawn.response_mask
 
 

@@ -3,8 +3,9 @@
 import torch
 
 from engine.methods.active import choose, most_telling, uncertainty
-from engine.methods.reward import RewardModel, last_state
+from engine.methods.reward import RewardModel
 from engine.models.roles import ScalarHead
+from engine.models.states import last_states
 from engine.sampling.answers import answer
 from engine.sampling.settings import Sampling
 
@@ -31,7 +32,7 @@ def test_groups_the_heads_disagree_on_are_found(tiny_roles):
     groups = [answer(tiny_roles, None, [c] * 3, Sampling(max_new_tokens=5), [1, 2, 3]) for c in asked]
     # One head scores by a direction in which the answers of group 4 differ most, the other not at all.
     with torch.no_grad(), tiny_roles.acting("reward") as model:
-        states = [last_state(model, *reward.pad([a.prompt_ids + a.ids for a in g])) for g in groups]
+        states = [last_states(model, *reward.pad([a.prompt_ids + a.ids for a in g])) for g in groups]
         apart = states[4][0] - states[4][1]
         head.linear.weight[0] = apart / apart.norm()
     spread = [uncertainty(reward.each([a.prompt_ids + a.ids for a in g])) for g in groups]

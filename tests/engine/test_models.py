@@ -9,10 +9,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from engine.errors import UserError
+from engine.models import states
 from engine.models.chat import encode_prompt
 from engine.models.find import find_base, fingerprint
 from engine.models.load import choose_precision, load_base
-from engine.models.roles import Roles, ScalarHead, hidden_states, load_head, logits_of, save_head
+from engine.models.roles import Roles, ScalarHead, load_head, save_head
+from engine.models.states import alike, last_states, logits_of, real_states
 from engine.sampling.answers import answer
 from engine.sampling.settings import Sampling
 
@@ -73,15 +75,47 @@ def test_only_the_acting_role_learns(tiny_roles):
     assert all(p.grad is None for p in others)
 
 
-def test_hidden_states_and_logits_ignore_padding_on_either_side(tiny_roles):
+def test_states_and_logits_of_real_tokens_ignore_padding_on_either_side(tiny_roles):
     row = torch.tensor([[5, 6, 7]])
     with tiny_roles.acting(None) as model:
-        bare = logits_of(model, hidden_states(model, row, torch.ones_like(row).bool()))
-        assert torch.allclose(bare, model(row).logits, atol=1e-5)
-        left, mask = torch.tensor([[0, 0, 5, 6, 7]]), torch.tensor([[False, False, True, True, True]])
-        assert torch.allclose(logits_of(model, hidden_states(model, left, mask))[:, 2:], bare, atol=1e-5)
-        right, mask = torch.tensor([[5, 6, 7, 0, 0]]), torch.tensor([[True, True, True, False, False]])
-        assert torch.allclose(logits_of(model, hidden_states(model, right, mask))[:, :3], bare, atol=1e-5)
+        bare = model(row).logits[0]
+        for left, right in ((0, 0), (2, 0), (0, 2), (1, 3)):
+            ids = torch.nn.functional.pad(row, (left, right))
+            mask = torch.nn.functional.pad(torch.ones_like(row), (left, right)).bool()
+            assert torch.allclose(logits_of(model, real_states(model, ids, mask)), bare, atol=1e-5)
+
+
+def test_states_keep_the_order_of_tokens_however_rows_are_grouped(tiny_roles, monkeypatch):
+    lengths = [3, 12, 5, 11, 2]
+    mask = torch.arange(12) < torch.tensor(lengths).unsqueeze(-1)
+    vocabulary = tiny_roles.base.model.config.vocab_size
+    ids = torch.randint(vocabulary, mask.shape, generator=torch.Generator().manual_seed(1))
+    with tiny_roles.acting(None) as model:
+        alone = torch.cat([real_states(model, ids[i : i + 1], mask[i : i + 1]) for i in range(5)])
+        for worth in (1, 10, 10_000):
+            monkeypatch.setitem(states.WORTH_A_PASS, "cpu", worth)
+            assert torch.allclose(real_states(model, ids, mask), alone, atol=1e-5)
+        assert torch.allclose(last_states(model, ids, mask), alone[torch.tensor(lengths).cumsum(0) - 1], atol=1e-5)
+
+
+def test_rows_of_like_length_share_a_pass_where_that_saves_enough():
+    assert alike([3, 100, 4, 90], 150) == [[1, 3], [2, 0]]
+    assert alike([3, 100, 4, 90], 1000) == [[1, 3, 2, 0]]
+    assert alike([7, 7, 7], 1) == [[0, 1, 2]]
+    assert alike([1, 2, 3], 1) == [[2], [1], [0]]
+
+
+def test_answering_is_acting_faster_and_leaves_the_weights_as_they_were(family_roles):
+    shake(family_roles, "policy")
+    before = {n: p.clone() for n, p in family_roles.peft.named_parameters()}
+    with family_roles.acting("policy") as model:
+        acted = plain_logits(model)
+    with family_roles.answering("policy") as model:
+        answered = plain_logits(model)
+    assert torch.allclose(answered, acted, atol=1e-5)
+    assert all(torch.equal(p, before[n]) for n, p in family_roles.peft.named_parameters())
+    with family_roles.acting("policy") as model:
+        assert torch.equal(plain_logits(model), acted)
 
 
 def test_an_adapter_survives_the_disk(tiny_folder, tmp_path):

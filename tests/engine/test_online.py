@@ -153,7 +153,7 @@ def test_a_value_adapter_learns_and_the_policy_does_not_feel_the_value_loss(tiny
     learner.learn(experience, 0)
     assert not equal(before, roles.parameters("value"))
     rows = torch.arange(8)
-    log_probs, values, _ = learner.passes(experience, rows, train=True)
+    log_probs, values = learner.passes(experience, rows)
     values.sum().backward()
     assert all(p.grad is None or not p.grad.any() for p in roles.parameters("policy"))
     assert any(p.grad is not None and p.grad.any() for p in roles.parameters("value"))

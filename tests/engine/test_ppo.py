@@ -8,24 +8,11 @@ import torch
 from engine.methods.online import gather
 from engine.methods.ppo import PPO, train_ppo
 from engine.methods.settings import PPOConfig
-from engine.models.load import load_base
-from engine.models.roles import Roles
 from engine.training.passes import response_pass
-from tests.conftest import tiny_model, tiny_tokenizer
 from tests.engine.toys import TokenScorer
 
 PROMPTS = [[5, 6, 7], [8], [9, 10, 11, 12, 13], [4, 4]]
 SMALL = PPOConfig(max_new_tokens=6, rank=4, missing_eos_penalty=0.0, improbable_penalty=0.0)
-
-
-@pytest.fixture(params=["llama", "gpt2"])
-def family_roles(request, tmp_path):
-    """A tiny Llama and a tiny GPT-2; the latter has dropout 0.1 in its configuration."""
-    tiny_model(request.param).save_pretrained(tmp_path)
-    tiny_tokenizer().save_pretrained(tmp_path)
-    roles = Roles(load_base(str(tmp_path)))
-    roles.add("policy", rank=4)
-    return roles
 
 
 @pytest.fixture
@@ -50,7 +37,7 @@ def test_in_the_first_minibatch_the_ratio_is_one(family_roles, temperature):
     learner, batch = experience(family_roles, config)
     rows = torch.arange(len(PROMPTS))
     with family_roles.acting("policy", train=True) as model:
-        log_probs, _, _ = response_pass(model, learner.head, batch.rollout, rows, temperature)
+        log_probs, _ = response_pass(model, learner.head, batch.rollout, rows, temperature)
     mask = batch.rollout.response_mask
     ratio = torch.exp(log_probs.detach() - batch.rollout.log_probs)[mask]
     assert torch.allclose(ratio, torch.ones_like(ratio), atol=1e-4)

@@ -18,7 +18,7 @@ def test_log_probs_of_sampling_equal_those_of_a_training_pass(family, temperatur
     model = tiny_model(family)
     drawn = rollout(model, PROMPTS, 0, [1], Sampling(temperature, max_new_tokens=20), [1, 2, 3, 4])
     with torch.no_grad():
-        log_probs, _, _ = response_pass(model, None, drawn, torch.arange(4), temperature)
+        log_probs, _ = response_pass(model, None, drawn, torch.arange(4), temperature)
     assert torch.allclose(log_probs, drawn.log_probs, atol=1e-4)
     # And both equal the plain, unpadded forward pass of the whole model, one row at a time.
     for row, prompt in enumerate(PROMPTS):

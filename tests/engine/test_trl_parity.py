@@ -167,7 +167,7 @@ def test_rloo(policy, tmp_path):
     drawn = as_rollout(ids, answers, [1], 0, torch.device("cpu"))
     rows = torch.arange(6)
     with policy.acting("policy", train=True) as model:
-        log_probs, _, _ = response_pass(model, None, drawn, rows, 1.0)
+        log_probs, _ = response_pass(model, None, drawn, rows, 1.0)
     generator = torch.Generator().manual_seed(0)
     drawn.log_probs = torch.where(
         drawn.response_mask, log_probs.detach() + 0.1 * torch.randn(log_probs.shape, generator=generator), 0.0
