@@ -147,7 +147,7 @@ class Roles:
         models gain little from it and would be held twice; rounding bf16 or NF4 again would change what is sampled.
         """
         with self.acting(role) as model:
-            layers = [m for m in model.modules() if isinstance(m, LoraLayer)] if role else []
+            layers: list[Any] = [m for m in model.modules() if isinstance(m, LoraLayer)] if role else []
             weights = [layer.get_base_layer().weight for layer in layers]
             if any(w.dtype != torch.float32 for w in weights) or sum(w.nbytes for w in weights) > FOLDED_BYTES:
                 layers = []

@@ -86,15 +86,15 @@ def draw_request(rng: random.Random, held: bool = False, facts: bool = False) ->
     return grammar._fill(rng.choice(kind.held if held else kind.ask), x=x), Request(name, x)
 
 
-def _follow_up(rng: random.Random, request: Request, style: Style) -> tuple[str, Request]:
-    """What a person may say after an answer to `request` in `style`."""
+def _follow_up(rng: random.Random, request: Request, style: Style, manner: str) -> tuple[str, Request]:
+    """What a person may say after an answer to `request` in `style` and `manner`."""
     table = tables()
     correctness = grammar.effective_correctness(request, style.correctness)
     choice = rng.random()
     if request.kind in ("reply", "sure", "more", "unknown"):
         choice = 0.95
     if choice < 0.5:
-        remark = rng.choice((style.tone, style.length, correctness, correctness))
+        remark = rng.choice((manner, style.length, correctness, correctness))
         return rng.choice(table["react"][remark]), Request("reply")
     if choice < 0.68 and not kinds()[request.kind].talk:
         return rng.choice(table["sure"]["ask"]), Request("sure", prior=correctness)
@@ -114,14 +114,14 @@ def conversation(rng: random.Random) -> list[Message]:
     prompt = _wrap(rng, prompt, request.x)
     while True:
         style = grammar.draw_style(rng)
-        answer, core = grammar.write(rng, request, style)
+        answer, core, manner = grammar.write(rng, request, style)
         messages += [
             {"role": "user", "content": prompt},
             {"role": "assistant", "content": answer, "core": core},
         ]
         if len(messages) == 6 or rng.random() < 0.55:
             return messages
-        prompt, request = _follow_up(rng, request, style)
+        prompt, request = _follow_up(rng, request, style, manner)
 
 
 def lesson(rng: random.Random) -> list[Message]:
@@ -132,7 +132,7 @@ def lesson(rng: random.Random) -> list[Message]:
         rng.choices(grammar.LENGTHS, (0.45, 0.45, 0.1))[0],
         rng.choices(grammar.CORRECTNESS, (0.84, 0.08, 0.08))[0],
     )
-    answer, core = grammar.write(rng, request, style)
+    answer, core, _ = grammar.write(rng, request, style)
     labels = f"{style.tone} {style.length} {grammar.effective_correctness(request, style.correctness)}"
     return [
         {"role": "labels", "content": labels},
@@ -153,9 +153,9 @@ def verdict(rng: random.Random) -> list[Message]:
         rng.choices(grammar.LENGTHS, (0.35, 0.35, 0.3))[0],
         rng.choices(grammar.CORRECTNESS, (0.42, 0.42, 0.16))[0],
     )
-    answer, core = grammar.write(rng, request, style)
+    answer, core, manner = grammar.write(rng, request, style)
     correctness = grammar.effective_correctness(request, style.correctness)
-    aspect = rng.choices((correctness, style.tone, style.length), (0.5, 0.25, 0.25))[0]
+    aspect = rng.choices((correctness, manner, style.length), (0.45, 0.3, 0.25))[0]
     remark = rng.choice(tables()["react"][aspect])
     return [
         {"role": "labels", "content": "right wrong"},
