@@ -13,6 +13,10 @@ _MODULES = {
     "runs": "engine.store.runs",
     "comparisons": "engine.store.comparisons",
     "launcher": "engine.jobs.launch",
+    "labelling": "engine.store.labelling",
+    "shelf": "engine.shelf",
+    "quality": "engine.store.quality",
+    "browsing": "engine.store.browse",
 }
 _NAMES = {
     "UserError": "engine.errors",
@@ -24,11 +28,18 @@ _NAMES = {
     "load_prompts": "engine.prompts",
     "parse_settings": "engine.jobs.config",
     "read_config": "engine.jobs.config",
+    "described_settings": "engine.jobs.config",
     "wilson": "engine.evaluation.winrate",
+    "votes_to_decide": "engine.evaluation.winrate",
     "ServingClient": "engine.serving.client",
     "compare_versions": "engine.jobs.recipes",
     "diagnose": "engine.doctor",
+    "memory_in_use": "engine.machine",
     "import_file": "engine.feedback.importing",
+    "read_file": "engine.feedback.importing",
+    "IMPORT_FORMATS": "engine.feedback.importing",
+    "export_file": "engine.feedback.exporting",
+    "EXPORT_FORMATS": "engine.feedback.exporting",
     "run_demo": "engine.pocket.demo",
 }
 

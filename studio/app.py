@@ -1,4 +1,4 @@
-"""The page: three routes in one Gradio app, served on this machine only. Never imports torch."""
+"""The page: six routes in one Gradio app, served on this machine only. Never imports torch."""
 
 import os
 import socket
@@ -17,19 +17,21 @@ from fastapi import FastAPI
 
 import engine
 from studio.guard import SameOrigin, own_hosts
-from studio.pages import ASSETS, chat, compare, train
+from studio.pages import ASSETS, PAGES, chat, compare, data, label, models, train
 from studio.session import Session
 
+MODULES = {"label": label, "train": train, "compare": compare, "models": models, "data": data}
 THEME = gr.themes.Base(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
 
 
 def build(session: Session) -> gr.Blocks:
     with gr.Blocks(title="RLHF Studio", analytics_enabled=False) as demo:
-        gr.Navbar(main_page_name="Chat")
+        gr.Navbar(visible=False)  # each page has a bar of its own, with more in it
         chat.build(session)
-    for name, path, module in (("Train", "/train", train), ("Compare", "/compare", compare)):
-        with demo.route(name, path):
-            gr.Navbar(main_page_name="Chat")
+    for name, module in MODULES.items():
+        title, path = PAGES[name]
+        with demo.route(title, path):
+            gr.Navbar(visible=False)
             module.build(session)
     return demo
 
@@ -62,10 +64,10 @@ def _listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-def serve(workspace: Any, host: str, port: int, open_browser: bool) -> None:
+def serve(workspace: Any, host: str, port: int, open_browser: bool, language: str = "") -> None:
     """Serve the page until interrupted. Raises UserError where the port is taken."""
     listener = _listen(host, port)
-    session = Session(workspace)
+    session = Session(workspace, language)
     session.serving.start()
     app = application(session, host, port)
     address = f"http://{host}:{port}"

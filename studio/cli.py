@@ -64,16 +64,16 @@ def _version(store, base: str | None) -> dict:
 @click.option("--port", default=7860, show_default=True)
 @click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on.")
 @click.option("--no-browser", is_flag=True, help="Do not open the page by itself.")
-@click.option("--lang", type=click.Choice(["en"]), default="en", hidden=True)
+@click.option("--lang", type=click.Choice(["en", "zh"]), help="The page's language; default the browser's.")
 @click.version_option(package_name="rlhf-studio")
 @click.pass_context
-def main(ctx: click.Context, workspace: Path | None, port: int, host: str, no_browser: bool, lang: str) -> None:
+def main(ctx: click.Context, workspace: Path | None, port: int, host: str, no_browser: bool, lang: str | None) -> None:
     """Teach a language model by feedback, on your own machine. Without a command, opens the studio's page."""
     ctx.obj = workspace
     if ctx.invoked_subcommand is None:
         from studio.app import serve
 
-        serve(engine.open_workspace(workspace), host, port, open_browser=not no_browser)
+        serve(engine.open_workspace(workspace), host, port, not no_browser, lang or "")
 
 
 @main.command()

@@ -1,5 +1,6 @@
 """What the pages share: the workspace, the store (one connection a thread) and the answers being written."""
 
+import errno
 import logging
 import threading
 import time
@@ -26,8 +27,9 @@ class Live:
 class Session:
     """One studio. Everything it knows beyond the store can be lost without losing what a person did."""
 
-    def __init__(self, workspace: Any):
+    def __init__(self, workspace: Any, language: str = ""):
         self.workspace = workspace
+        self.language = language  # "en", "zh", or "" for what the browser asks for
         self.serving = engine.ServingClient(workspace.folder / "serving.log")
         self.live: dict[int, Live] = {}
         self._local = threading.local()
@@ -51,15 +53,35 @@ class Session:
         if self.serving.device == "cuda":
             self.serving.close()
 
-    def ask(self, prompt_id: int, count: int, sampling: Any) -> None:
-        """Start answering a stored prompt; the answers go into the store when they are done."""
+    def ask(self, prompt_id: int, count: int, sampling: Any, version_id: int | None, seed: int | None) -> None:
+        """Start answering a stored prompt; the answers go into the store when they are done.
+
+        version_id: who answers, None for the version in use. seed: of the first answer, None for a new one.
+        """
+        version = engine.versions.get_version(self.store, version_id) if version_id else self.version
         live = Live(self.serving.reserve(), [""] * count)
         self.live[prompt_id] = live
-        threading.Thread(target=self._answer, args=(prompt_id, live, count, sampling), daemon=True).start()
+        first = time.time_ns() % 2**31 if seed is None else seed
+        arguments = (prompt_id, live, count, sampling, version, first)
+        threading.Thread(target=self._answer, args=arguments, daemon=True).start()
 
-    def _answer(self, prompt_id: int, live: Live, count: int, sampling: Any) -> None:
-        version = self.version
+    def answer_now(self, messages: list[dict], text: str, source: str, count: int, version: dict) -> None:
+        """Answer a prompt and only then store it with its answers, so that no prompt is ever left without any."""
         seed = time.time_ns() % 2**31
+        sampling = engine.Sampling().as_dict()
+        events = self.serving.generate(
+            self.serving.reserve(),
+            base=version["base"],
+            adapter=None if version["kind"] == "base" else str(self.workspace.model(version["id"])),
+            messages=messages,
+            seeds=[seed + i for i in range(count)],
+            sampling=sampling,
+        )
+        answers = list(events)[-1]["answers"]
+        prompt = engine.conversations.add_prompt(self.store, text, source)
+        engine.conversations.add_responses(self.store, prompt, version["id"], sampling, answers)
+
+    def _answer(self, prompt_id: int, live: Live, count: int, sampling: Any, version: dict, seed: int) -> None:
         try:
             events = self.serving.generate(
                 live.request,
@@ -93,8 +115,10 @@ def friendly(function: Callable) -> Callable:
             return function(*arguments)
         except engine.UserError as error:
             return {"error": str(error)}
-        except Exception:
+        except Exception as error:
             log.exception("%s failed", function.__name__)
+            if getattr(error, "errno", None) == errno.ENOSPC or "disk is full" in str(error):
+                return {"error": "The disk is full. Make room where the workspace lies, then try again."}
             return {"error": "Something went wrong in the studio. Its log in the terminal says what."}
 
     wrapped.__name__ = function.__name__

@@ -1,5 +1,8 @@
 const list = root.querySelector(".conversations");
+const find = root.querySelector(".find");
 const talk = root.querySelector(".talk");
+const drawer = root.querySelector(".drawer");
+const toggle = root.querySelector(".drawer-toggle");
 const form = root.querySelector(".composer");
 const field = form.querySelector("textarea");
 const count = form.querySelector("select");
@@ -9,123 +12,226 @@ const stopButton = form.querySelector(".stop");
 let state = { conversations: [], current: null, live: null };
 let order = {}; // prompt id -> tiers of response ids, as ranked so far
 let editing = null; // response id
+let commenting = null; // response id
+let tagging = null; // response id
+let renaming = null; // conversation id
 let watching = false;
+let dragged = null; // response id
 
 const remembered = () => Number(sessionStorage.getItem("conversation")) || null;
+const lastTurn = () => (state.current?.turns || []).at(-1);
 
-function ranksOf(turn) {
-  const ranks = {};
-  (order[turn.id] || []).forEach((tier, i) => tier.forEach((id) => (ranks[id] = i + 1)));
-  return ranks;
+// ---- Settings, remembered by the browser
+const NUMBERS = ["temperature", "top_p", "max_new_tokens", "seed"];
+const kept = JSON.parse(localStorage.getItem("chat-settings") || "{}");
+function settings() {
+  const found = { version: Number(drawer.querySelector(".version").value) || null, system: drawer.querySelector(".system").value };
+  for (const name of NUMBERS) {
+    const value = drawer.querySelector(`.${name}`).value;
+    found[name] = value === "" ? null : Number(value);
+  }
+  return found;
+}
+function showSettings() {
+  const pick = drawer.querySelector(".version");
+  const chosen = state.versions.some((v) => v.id === kept.version) ? kept.version : null;
+  fill(pick, el("option", { value: "" }, t("The one in use ({name})", { name: state.model })), state.versions.map((v) => el("option", { value: v.id, selected: v.id === chosen }, v.name)));
+  for (const name of NUMBERS) {
+    const box = drawer.querySelector(`.${name}`);
+    if (document.activeElement !== box) box.value = kept[name] ?? (name === "seed" ? "" : state.usual[name]);
+  }
+  if (document.activeElement !== drawer.querySelector(".system")) drawer.querySelector(".system").value = kept.system || "";
+}
+drawer.addEventListener("change", () => {
+  Object.assign(kept, settings());
+  localStorage.setItem("chat-settings", JSON.stringify(kept));
+  root.querySelector(".model").textContent = modelName();
+});
+toggle.addEventListener("click", () => {
+  drawer.hidden = !drawer.hidden;
+  toggle.setAttribute("aria-expanded", String(!drawer.hidden));
+});
+const modelName = () => state.versions?.find((v) => v.id === kept.version)?.name || state.model || "";
+
+// ---- Feedback
+function saved(answer, text) {
+  if (!answer) return false;
+  if (answer.counts) state.counts = answer.counts;
+  const box = root.querySelector(".saved");
+  box.textContent = `✓ ${t(text)}`;
+  box.classList.remove("fade");
+  requestAnimationFrame(() => box.classList.add("fade"));
+  draw();
+  return true;
 }
 
-async function rank(turn, responseId, tie = false) {
-  const tiers = (order[turn.id] || []).map((tier) => tier.filter((id) => id !== responseId)).filter((t) => t.length);
-  const was = (order[turn.id] || []).flat().includes(responseId);
-  if (!was || tie) tie && tiers.length ? tiers[tiers.length - 1].push(responseId) : tiers.push([responseId]);
-  const left = turn.responses.map((r) => r.id).filter((id) => !tiers.flat().includes(id));
-  if (left.length === 1 && tiers.length && !was) tiers.push(left);
+async function keepOrder(turn, tiers) {
   order[turn.id] = tiers;
   draw();
   if (!tiers.length) return notice("The saved ranking stands until you rank again. Undo takes it back.");
-  // What was not ranked is tied below what was.
-  const rest = turn.responses.map((r) => r.id).filter((id) => !tiers.flat().includes(id));
-  saved(await call("rank", turn.id, rest.length ? [...tiers, rest] : tiers), "Ranking saved ✓");
+  saved(await call("rank", turn.id, completed(tiers, turn.responses.map((r) => r.id))), "Ranking saved");
 }
 
-function saved(answer, text) {
-  if (!answer) return;
-  state.counts = answer.counts;
-  notice(text);
-  draw();
+function rank(turn, id, tie = false) {
+  const before = order[turn.id] || [];
+  let tiers = placed(before, id, tie);
+  const left = turn.responses.map((r) => r.id).filter((other) => !tiers.flat().includes(other));
+  if (left.length === 1 && tiers.length && !before.flat().includes(id)) tiers = [...tiers, left];
+  keepOrder(turn, tiers);
+}
+
+/** Put the dragged answer in front of another (behind it, if it came from in front); the order on the screen is the ranking. */
+function drop(turn, onto) {
+  if (dragged === null || dragged === onto) return;
+  const ids = turn.responses.map((r) => r.id);
+  if (!ids.includes(dragged)) return;
+  const forward = ids.indexOf(dragged) < ids.indexOf(onto);
+  const rest = ids.filter((id) => id !== dragged);
+  rest.splice(rest.indexOf(onto) + (forward ? 1 : 0), 0, dragged);
+  turn.responses.sort((a, b) => rest.indexOf(a.id) - rest.indexOf(b.id));
+  keepOrder(turn, rest.map((id) => [id]));
 }
 
 async function rate(response, score) {
   const answer = await call("rate", response.id, score);
   if (answer) response.rating = score;
-  saved(answer, "Rating saved ✓");
+  saved(answer, "Rating saved");
 }
 
 async function saveEdit(response, text) {
-  if (text.trim() === (response.edit || response.text)) return closeEdit();
+  if (text.trim() === (response.edit || response.text)) return closeAll();
   const answer = await call("edit", response.id, text);
   if (!answer) return;
   response.edit = text.trim();
   editing = null;
-  saved(answer, "Edit saved ✓");
+  saved(answer, "Edit saved");
 }
 
-function closeEdit() {
-  editing = null;
+async function saveComment(response, text) {
+  const answer = await call("comment", response.id, text);
+  if (!answer) return;
+  response.comment = text.trim();
+  commenting = null;
+  saved(answer, "Comment saved");
+}
+
+async function toggleTag(response, name) {
+  const has = response.tags.find((one) => one.tag === name);
+  const answer = has ? await call("untag", has.id) : await call("tag", response.id, name);
+  if (!answer) return;
+  response.tags = has ? response.tags.filter((one) => one !== has) : [...response.tags, { id: answer.id, tag: name }];
+  saved(answer, has ? "Tag taken off" : "Tag saved");
+}
+
+function closeAll() {
+  editing = commenting = tagging = null;
   draw();
 }
 
 async function undo() {
   const answer = await call("undo");
   if (!answer) return;
-  notice(answer.undone ? `Taken back: ${answer.undone}` : "There is nothing to undo.");
+  notice(answer.undone ? t("Taken back: {what}", { what: t(answer.undone) }) : "There is nothing to undo.");
   await load(state.current?.id);
 }
 
-function card(turn, response, index, ranks) {
-  const live = response.id === undefined;
-  const rankOf = ranks[response.id];
-  const body = el("div", { class: "text" });
-  body.textContent = response.edit || response.text || (live ? "…" : "(empty answer)");
-  if (live) return el("article", { class: "card live", "aria-busy": "true" }, el("header", {}, `Answer ${index + 1}`), body);
-  if (editing === response.id) {
-    const area = el("textarea", { rows: 5, "aria-label": "Rewrite this answer" });
-    area.value = response.edit || response.text;
-    area.addEventListener("keydown", (event) => {
-      if (event.key === "Escape") closeEdit();
-      if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) saveEdit(response, area.value);
-    });
-    setTimeout(() => area.focus(), 0);
-    return el(
-      "article",
-      { class: "card editing" },
-      el("header", {}, "Rewrite the answer as it should be"),
-      area,
-      el(
-        "footer",
-        {},
-        el("button", { class: "primary save-edit", onclick: () => saveEdit(response, area.value) }, "Save"),
-        el("button", { onclick: closeEdit }, "Cancel"),
-      ),
-    );
+async function copy(text) {
+  try {
+    await navigator.clipboard.writeText(text);
+    notice("Copied.");
+  } catch (problem) {
+    notice("The browser does not let the page copy. Select the text instead.", "error");
   }
+}
+
+async function regenerate(turn) {
+  if (state.live) return;
+  if (!(await call("again", turn.id, Number(count.value), settings()))) return;
+  await load(state.current.id);
+}
+
+// ---- Cards
+function writing(response, value, label, save) {
+  const area = el("textarea", { rows: 5, "aria-label": label });
+  area.value = value;
+  area.addEventListener("keydown", (event) => {
+    if (event.key === "Escape") closeAll();
+    if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) save(area.value);
+  });
+  setTimeout(() => area.focus(), 0);
+  return area;
+}
+
+function editor(response) {
+  const area = writing(response, response.edit || response.text, t("Rewrite this answer"), (text) => saveEdit(response, text));
+  const diff = el("div", { class: "diff-box", "aria-label": t("What you changed") });
+  const compare = () => fill(diff, wordDiff(response.text, area.value));
+  area.addEventListener("input", compare);
+  compare();
+  return el("article", { class: "card editing" }, el("header", {}, t("Rewrite the answer as it should be")), area, diff, el("footer", {}, el("button", { class: "primary save-edit", onclick: () => saveEdit(response, area.value) }, t("Save")), el("button", { onclick: closeAll }, t("Cancel"))));
+}
+
+function stars(response) {
+  return el("span", { class: "stars", role: "group", "aria-label": t("Rating") }, [1, 2, 3, 4, 5].map((score) => el("button", { class: `star${response.rating >= score ? " on" : ""}`, "aria-pressed": response.rating === score ? "true" : "false", "aria-label": t("{n} of 5", { n: score }), onclick: () => rate(response, score) }, "★")));
+}
+
+function card(turn, response, index, ranks) {
+  if (response.id === undefined) return el("article", { class: "card live", "aria-busy": "true" }, el("header", {}, t("Answer {n}", { n: index + 1 })), verbatim("div", response.text || "…"));
+  if (editing === response.id) return editor(response);
+  const rankOf = ranks[response.id];
+  const several = turn.responses.length > 1;
   const chosen = turn.chosen === response.id;
-  return el(
+  let body;
+  if (response.edit) body = wordDiff(response.text, response.edit);
+  else if (response.html) {
+    body = el("div", { class: "text markdown", dir: "auto" });
+    body.innerHTML = response.html; // sanitised by the studio
+  } else body = verbatim("div", response.text || t("(empty answer)"));
+  const talkAbout = [];
+  if (tagging === response.id) talkAbout.push(el("div", { class: "tags" }, [...new Set([...state.tags, ...response.tags.map((one) => one.tag)])].map((name) => el("button", { class: `tag-choice${response.tags.some((one) => one.tag === name) ? " on" : ""}`, onclick: () => toggleTag(response, name) }, t(name)))));
+  else if (response.tags.length) talkAbout.push(el("div", { class: "tags" }, response.tags.map((one) => verbatim("span", t(one.tag), "tag"))));
+  if (commenting === response.id) {
+    const area = writing(response, response.comment || "", t("Comment"), (text) => saveComment(response, text));
+    area.rows = 2;
+    talkAbout.push(area, el("div", { class: "row" }, el("button", { class: "primary save-comment", onclick: () => saveComment(response, area.value) }, t("Save")), el("button", { onclick: closeAll }, t("Cancel"))));
+  } else if (response.comment) talkAbout.push(verbatim("p", response.comment, "hint comment"));
+  const node = el(
     "article",
-    { class: `card${rankOf ? " ranked" : ""}${rankOf === 1 ? " best" : ""}${chosen ? " chosen" : ""}` },
+    { class: `card${rankOf ? " ranked" : ""}${rankOf === 1 ? " best" : ""}${chosen ? " chosen" : ""}`, draggable: several ? "true" : null },
     el(
       "header",
       {},
-      turn.responses.length > 1 &&
-        el(
-          "button",
-          {
-            class: "rank",
-            title: `Rank this answer next (key ${index + 1}; shift-click for a tie)`,
-            "aria-label": rankOf ? `Answer ${index + 1}, rank ${rankOf}` : `Rank answer ${index + 1}`,
-            onclick: (event) => rank(turn, response.id, event.shiftKey),
-          },
-          rankOf ? `#${rankOf}` : `${index + 1}`,
-        ),
-      response.edit && el("span", { class: "tag" }, "edited"),
-      response.finish === "cancelled" && el("span", { class: "tag" }, "stopped"),
-      response.finish === "length" && el("span", { class: "tag" }, "cut off"),
+      several && el("button", { class: "rank", title: t("Rank this answer next (key {n}; Shift-click for a tie; or drag the card)", { n: index + 1 }), "aria-label": rankOf ? t("Answer {n}, rank {rank}", { n: index + 1, rank: rankOf }) : t("Rank answer {n}", { n: index + 1 }), onclick: (event) => rank(turn, response.id, event.shiftKey) }, rankOf ? `#${rankOf}` : `${index + 1}`),
+      response.edit && el("span", { class: "tag" }, t("edited")),
+      response.finish === "cancelled" && el("span", { class: "tag" }, t("stopped")),
+      response.finish === "length" && el("span", { class: "tag" }, t("cut off")),
+      stars(response),
     ),
     body,
+    talkAbout,
     el(
       "footer",
       {},
-      el("button", { class: `icon${response.rating === 5 ? " on" : ""}`, "aria-pressed": response.rating === 5 ? "true" : "false", "aria-label": "Good answer", onclick: () => rate(response, 5) }, "Good"),
-      el("button", { class: `icon${response.rating === 1 ? " on" : ""}`, "aria-pressed": response.rating === 1 ? "true" : "false", "aria-label": "Bad answer", onclick: () => rate(response, 1) }, "Bad"),
-      el("button", { class: "edit", onclick: () => ((editing = response.id), draw()) }, "Edit"),
-      turn.last && el("button", { class: "go-on", title: "The conversation goes on from this answer", onclick: () => goOn(turn, response) }, chosen ? "Goes on ✓" : "Go on with this"),
+      el("button", { class: `icon${response.rating === 5 ? " on" : ""}`, "aria-pressed": response.rating === 5 ? "true" : "false", "aria-label": t("Good answer"), onclick: () => rate(response, 5) }, t("Good")),
+      el("button", { class: `icon${response.rating === 1 ? " on" : ""}`, "aria-pressed": response.rating === 1 ? "true" : "false", "aria-label": t("Bad answer"), onclick: () => rate(response, 1) }, t("Bad")),
+      el("button", { class: "edit", onclick: () => ((editing = response.id), draw()) }, t("Edit")),
+      el("button", { class: "tag-it", "aria-expanded": tagging === response.id ? "true" : "false", onclick: () => ((tagging = tagging === response.id ? null : response.id), draw()) }, t("Tag")),
+      el("button", { class: "remark", onclick: () => ((commenting = response.id), draw()) }, t("Comment")),
+      el("button", { class: "copy", onclick: () => copy(response.edit || response.text) }, t("Copy")),
+      turn.last && el("button", { class: "go-on", title: t("The conversation goes on from this answer"), onclick: () => goOn(turn, response) }, t(chosen ? "Goes on ✓" : "Go on with this")),
     ),
   );
+  if (several) {
+    node.addEventListener("dragstart", (event) => {
+      dragged = response.id;
+      event.dataTransfer.effectAllowed = "move";
+      event.dataTransfer.setData("text/plain", "");
+    });
+    node.addEventListener("dragover", (event) => (event.preventDefault(), node.classList.add("over")));
+    node.addEventListener("dragleave", () => node.classList.remove("over"));
+    node.addEventListener("drop", (event) => (event.preventDefault(), drop(turn, response.id)));
+  }
+  return node;
 }
 
 function goOn(turn, response) {
@@ -134,28 +240,62 @@ function goOn(turn, response) {
   field.focus();
 }
 
-function draw() {
-  fill(
-    list,
-    state.conversations.map((c) =>
-      el("button", { class: `conversation${c.id === state.current?.id ? " here" : ""}`, title: c.title, onclick: () => load(c.id) }, c.title),
-    ),
+// ---- Conversations
+async function remove(id) {
+  if (!(await call("delete", id, true))) return;
+  if (state.current?.id === id) sessionStorage.removeItem("conversation");
+  await load(state.current?.id === id ? -1 : state.current?.id);
+  const box = root.querySelector(".notice");
+  notice("The conversation is gone; its feedback stays.");
+  box.append(" ", el("button", { class: "bring-back", onclick: async () => { await call("delete", id, false); box.classList.remove("show", "active"); load(id); } }, t("Undo")));
+  box.classList.add("active");
+  clearTimeout(noticeTimer);
+  noticeTimer = setTimeout(() => box.classList.remove("show", "active"), 9000);
+}
+
+function conversation(c) {
+  const here = c.id === state.current?.id;
+  if (renaming === c.id) {
+    const box = el("input", { type: "text", value: c.title, "aria-label": t("Title") });
+    const done = async (keep) => {
+      if (renaming !== c.id) return;
+      renaming = null;
+      if (keep && box.value.trim() !== c.title && !(await call("rename", c.id, box.value))) return draw();
+      load(state.current?.id);
+    };
+    box.addEventListener("keydown", (event) => event.key === "Enter" && done(true));
+    box.addEventListener("keydown", (event) => event.key === "Escape" && done(false));
+    box.addEventListener("blur", () => done(true));
+    setTimeout(() => box.select(), 0);
+    return box;
+  }
+  return el(
+    "div",
+    { class: `line${here ? " here" : ""}` },
+    el("button", { class: `conversation${here ? " here" : ""}`, title: c.title, dir: "auto", onclick: () => load(c.id) }, c.title),
+    here && el("button", { class: "small rename", title: t("Rename"), "aria-label": t("Rename"), onclick: () => ((renaming = c.id), draw()) }, "✎"),
+    here && el("button", { class: "small remove", title: t("Delete"), "aria-label": t("Delete"), onclick: () => remove(c.id) }, "✕"),
   );
+}
+
+// ---- The page
+const IDEAS = ["What is the capital of France?", "I feel sad.", "Tell me a joke about a cow.", "How do I make tea?"];
+
+function draw() {
+  fill(list, state.conversations.map(conversation), !state.conversations.length && find.value && el("p", { class: "hint" }, t("No conversation holds that.")));
   const turns = state.current?.turns || [];
   const parts = turns.map((turn, i) => {
     turn.last = i === turns.length - 1;
-    const ranks = ranksOf(turn);
+    const ranks = ranksOf(order[turn.id] || []);
     const live = state.live && state.live.prompt_id === turn.id;
-    const shown = live ? state.live.texts.map((text) => ({ text })) : turn.responses;
-    const ask = el("div", { class: "ask" });
-    ask.textContent = turn.text;
+    const shown = live ? [...turn.responses, ...state.live.texts.map((text) => ({ text }))] : turn.responses;
     return el(
       "section",
       { class: "turn" },
-      ask,
-      el("div", { class: `cards n${shown.length}` }, shown.map((r, n) => card(turn, r, n, ranks))),
-      !live && !shown.length && el("p", { class: "hint" }, "This question was not answered. Ask it again below."),
-      turn.last && !live && shown.length > 1 && el("p", { class: "hint" }, "Rank the answers: click the numbers from best to worst, or press 1 to 4. Shift ties. Z undoes."),
+      verbatim("div", turn.text, "ask"),
+      el("div", { class: `cards n${Math.min(shown.length, 4)}` }, shown.map((r, n) => card(turn, r, n, ranks))),
+      !live && !shown.length && el("p", { class: "hint" }, t("This question was not answered. Answer it now, or ask another below.")),
+      turn.last && !live && el("div", { class: "row" }, el("button", { class: "regenerate", onclick: () => regenerate(turn) }, t(shown.length ? "More answers" : "Answer it")), shown.length > 1 && el("span", { class: "hint" }, t("Rank: click the numbers from best to worst, press 1 to 4, or drag the cards. Shift ties. Z undoes."))),
     );
   });
   if (!parts.length)
@@ -163,25 +303,26 @@ function draw() {
       el(
         "div",
         { class: "empty" },
-        el("h2", {}, "Ask the model something"),
-        el("p", {}, "It answers several times. Rank the answers, or rewrite one, and it learns what you like."),
-        el("div", { class: "ideas" }, ["What is the capital of France?", "I feel sad.", "Tell me a joke about a cow.", "How do I make tea?"].map((idea) => el("button", { onclick: () => send(idea) }, idea))),
+        el("h2", {}, t("Ask the model something")),
+        el("p", {}, t("It answers several times. Rank the answers, or rewrite one, and it learns what you like.")),
+        el("div", { class: "ideas" }, IDEAS.map((idea) => el("button", { onclick: () => send(idea) }, idea))),
       ),
     );
   fill(talk, parts);
   stopButton.hidden = !state.live;
   sendButton.hidden = !!state.live;
-  root.querySelector(".model").textContent = state.model || "";
-  root.querySelector(".counts").textContent = state.counts ? `${state.counts.ranking} rankings · ${state.counts.edit} edits · ${state.counts.rating} ratings` : "";
+  root.querySelector(".model").textContent = modelName();
+  root.querySelector(".counts").textContent = state.counts ? t("{r} rankings · {e} edits · {n} ratings", { r: state.counts.ranking, e: state.counts.edit, n: state.counts.rating }) : "";
 }
 
 async function load(id) {
-  const answer = await call("load", id ?? null);
+  const answer = await call("load", id ?? null, find.value);
   if (!answer) return;
   state = answer;
   order = {};
   for (const turn of state.current?.turns || []) order[turn.id] = turn.tiers;
   sessionStorage.setItem("conversation", state.current?.id || "");
+  showSettings();
   draw();
   talk.scrollTop = talk.scrollHeight;
   if (state.live) watch();
@@ -210,18 +351,20 @@ async function watch() {
 async function send(text) {
   text = text.trim();
   if (!text || state.live) return;
-  const turns = state.current?.turns || [];
-  const last = turns[turns.length - 1];
+  const last = lastTurn();
   const best = last && (last.chosen || (order[last.id] || [])[0]?.[0] || last.responses[0]?.id);
   sendButton.disabled = true;
-  const answer = await call("ask", { conversation: state.current?.id ?? null, parent: best ?? null, text, count: Number(count.value) });
+  const answer = await call("ask", { conversation: state.current?.id ?? null, parent: best ?? null, text, count: Number(count.value), settings: settings() });
   sendButton.disabled = false;
   if (!answer) return;
   field.value = "";
+  sessionStorage.removeItem("draft");
+  find.value = "";
   await load(answer.conversation);
 }
 
 form.addEventListener("submit", (event) => (event.preventDefault(), send(field.value)));
+field.addEventListener("input", () => sessionStorage.setItem("draft", field.value));
 field.addEventListener("keydown", (event) => {
   if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
     event.preventDefault();
@@ -235,14 +378,13 @@ root.querySelector(".new").addEventListener("click", () => {
   load(-1).then(() => field.focus());
 });
 root.querySelector(".undo").addEventListener("click", undo);
+let typed;
+find.addEventListener("input", () => (clearTimeout(typed), (typed = setTimeout(() => load(state.current?.id ?? -1), 200))));
 
-function keys(event) {
-  if (!here()) return document.removeEventListener("keydown", keys);
-  if (typing() || event.ctrlKey || event.metaKey || event.altKey) return;
-  const turns = state.current?.turns || [];
-  const turn = turns[turns.length - 1];
-  const number = Number(event.code?.replace("Digit", ""));
-  if (turn && number >= 1 && number <= turn.responses.length && turn.responses.length > 1) {
+onKeys((event) => {
+  const turn = lastTurn();
+  const number = digit(event);
+  if (turn && turn.responses.length > 1 && number >= 1 && number <= turn.responses.length) {
     event.preventDefault();
     rank(turn, turn.responses[number - 1].id, event.shiftKey);
   }
@@ -251,8 +393,8 @@ function keys(event) {
     event.preventDefault();
     field.focus();
   }
-}
-document.addEventListener("keydown", keys);
+});
 count.value = localStorage.getItem("candidates") || "4";
 count.addEventListener("change", () => localStorage.setItem("candidates", count.value));
+field.value = sessionStorage.getItem("draft") || "";
 load(remembered());

@@ -1,6 +1,46 @@
 // Helpers every page shares. Text reaches the page through textContent only, so nothing a model says can run.
 const root = element.querySelector(".studio");
 
+// ---- Words. English stands in the code; the Chinese of each sentence in zh.json.
+const LANGUAGE = localStorage.getItem("language") || DEFAULT_LANGUAGE || (navigator.language.startsWith("zh") ? "zh" : "en");
+
+/** A sentence in the person's language, {name} filled in. */
+function t(text, values = {}) {
+  const said = (LANGUAGE === "zh" && ZH[text]) || text;
+  return said.replace(/\{(\w+)\}/g, (_, key) => values[key] ?? "");
+}
+
+let patterns = null;
+/** A sentence that came from the studio, with its figures and names already in it. */
+function said(text) {
+  if (LANGUAGE !== "zh" || !text) return text;
+  if (ZH[text]) return ZH[text];
+  patterns ??= Object.keys(ZH)
+    .filter((key) => /\{\w+\}/.test(key) && key.length > 14)
+    .map((key) => {
+      const names = [...key.matchAll(/\{(\w+)\}/g)].map((m) => m[1]);
+      const plain = key.split(/\{\w+\}/).map((part) => part.replace(/[.*+?^${}()|[\]\\]/g, "\\$&"));
+      return [key, names, new RegExp(`^${plain.join("(.*?)")}$`, "s")];
+    });
+  for (const [key, names, pattern] of patterns) {
+    const found = text.match(pattern);
+    if (found) return t(key, Object.fromEntries(names.map((name, i) => [name, found[i + 1]])));
+  }
+  return text;
+}
+
+/** Put the skeleton's own words into the person's language. */
+function translate(node) {
+  const walker = document.createTreeWalker(node, NodeFilter.SHOW_TEXT);
+  while (walker.nextNode()) {
+    const text = walker.currentNode.data.trim();
+    if (ZH[text] && !walker.currentNode.parentElement.lang) walker.currentNode.data = walker.currentNode.data.replace(text, t(text));
+  }
+  for (const name of ["title", "placeholder", "aria-label"])
+    for (const one of node.querySelectorAll(`[${name}]`)) one.setAttribute(name, t(one.getAttribute(name)));
+}
+
+// ---- Elements
 /** An element with classes, attributes, listeners and children; strings become text. */
 function el(tag, options = {}, ...children) {
   const node = document.createElement(tag);
@@ -17,11 +57,40 @@ function fill(node, ...children) {
   node.replaceChildren(...children.flat(Infinity).filter((c) => c !== null && c !== undefined && c !== false));
 }
 
+/** An element that holds someone's text, exactly. */
+function verbatim(tag, text, name = "text") {
+  const node = el(tag, { class: name, dir: "auto" });
+  node.textContent = text;
+  return node;
+}
+
+/** Words that went and came, as an element: <del> and <ins> in running text. Longest common subsequence over words. */
+function wordDiff(before, after) {
+  const a = before.match(/\s+|[^\s]+/g) || [], b = after.match(/\s+|[^\s]+/g) || [];
+  if (a.length * b.length > 400000) return verbatim("span", after);
+  const best = Array.from({ length: a.length + 1 }, () => new Uint16Array(b.length + 1));
+  for (let i = a.length - 1; i >= 0; i--)
+    for (let j = b.length - 1; j >= 0; j--) best[i][j] = a[i] === b[j] ? best[i + 1][j + 1] + 1 : Math.max(best[i + 1][j], best[i][j + 1]);
+  const out = el("span", { class: "text diff", dir: "auto" });
+  const say = (tag, text) => {
+    const last = out.lastChild;
+    if (last && last.nodeName.toLowerCase() === tag) last.append(text);
+    else out.append(el(tag, {}, text));
+  };
+  let i = 0, j = 0;
+  while (i < a.length || j < b.length) {
+    if (i < a.length && j < b.length && a[i] === b[j]) say("span", a[i++]), j++;
+    else if (i < a.length && (j >= b.length || best[i + 1][j] >= best[i][j + 1])) say("del", a[i++]);
+    else say("ins", b[j++]);
+  }
+  return out;
+}
+
 let noticeTimer;
 /** One place for what went wrong or was done; it leaves by itself. */
 function notice(text, kind = "info") {
   const box = root.querySelector(".notice");
-  box.textContent = text;
+  box.textContent = said(text);
   box.className = `notice show ${kind}`;
   clearTimeout(noticeTimer);
   noticeTimer = setTimeout(() => box.classList.remove("show"), kind === "error" ? 9000 : 2500);
@@ -50,6 +119,74 @@ const typing = () => ["TEXTAREA", "INPUT", "SELECT"].includes(document.activeEle
 
 function duration(seconds) {
   if (seconds === null || seconds === undefined) return "";
-  if (seconds < 60) return `${Math.max(1, Math.round(seconds))} s`;
-  return `${Math.floor(seconds / 60)} min ${Math.round(seconds % 60)} s`;
+  if (seconds < 60) return t("{n} s", { n: Math.max(1, Math.round(seconds)) });
+  return t("{m} min {s} s", { m: Math.floor(seconds / 60), s: Math.round(seconds % 60) });
 }
+
+/** Keys for as long as this page is there; not while someone types, but for the names in `always`. */
+function onKeys(handle, always = []) {
+  function keys(event) {
+    if (!here()) return document.removeEventListener("keydown", keys);
+    if (document.querySelector("dialog[open]") || event.ctrlKey || event.metaKey || event.altKey) return;
+    if (!typing() || always.includes(event.key)) handle(event);
+  }
+  document.addEventListener("keydown", keys);
+}
+
+/** Which number key an event is, Shift or not; 0 for none. */
+const digit = (event) => Number(event.code?.match(/^(?:Digit|Numpad)([1-9])$/)?.[1] || 0);
+
+/** An order of answers with one more placed: next, or with `tie` beside the last; one that was placed is taken out. */
+function placed(tiers, id, tie) {
+  const was = tiers.flat().includes(id);
+  const rest = tiers.map((tier) => tier.filter((other) => other !== id)).filter((tier) => tier.length);
+  if (was && !tie) return rest;
+  if (tie && rest.length) return [...rest.slice(0, -1), [...rest[rest.length - 1], id]];
+  return [...rest, [id]];
+}
+
+/** The order with the answers that were not placed tied below it. */
+function completed(tiers, ids) {
+  const left = ids.filter((id) => !tiers.flat().includes(id));
+  return left.length ? [...tiers, left] : tiers;
+}
+
+function ranksOf(tiers) {
+  const ranks = {};
+  tiers.forEach((tier, i) => tier.forEach((id) => (ranks[id] = i + 1)));
+  return ranks;
+}
+
+// ---- The bar: where we are, what is at work, language and light.
+translate(root);
+document.documentElement.lang = LANGUAGE;
+const dark = localStorage.getItem("theme");
+if (dark) document.body.classList.toggle("dark", dark === "dark");
+root.querySelector(".language").textContent = LANGUAGE === "zh" ? "English" : "中文";
+root.querySelector(".language").addEventListener("click", () => {
+  localStorage.setItem("language", LANGUAGE === "zh" ? "en" : "zh");
+  location.reload();
+});
+root.querySelector(".theme").addEventListener("click", () => {
+  localStorage.setItem("theme", document.body.classList.toggle("dark") ? "dark" : "light");
+});
+
+const STAGES = { load: "Load", reward: "Reward model", ppo: "PPO", reinforce: "Policy gradient", sft: "Copy the best", dpo: "DPO", kto: "KTO", ilql: "Q-learning", pretrain: "Pretraining", compare: "Compare" };
+const stageName = (name) => (STAGES[name] ? t(STAGES[name]) : name);
+
+(async () => {
+  while (here()) {
+    if (!document.hidden) {
+      try {
+        const now = await server.status([]);
+        const work = root.querySelector(".at-work");
+        work.hidden = !now.run;
+        if (now.run) work.textContent = t("Run {id}: {stage} {share}", { id: now.run.id, stage: stageName(now.run.stage || "load"), share: now.run.total > 1 ? percent(now.run.done / now.run.total) : "" });
+        root.querySelector(".device").textContent = `${now.device.toUpperCase()} · ${now.memory.used.toFixed(1)} / ${now.memory.total.toFixed(0)} GB`;
+      } catch (problem) {
+        // The pages' own calls say when the studio is gone; here that would only repeat it.
+      }
+    }
+    await sleep(2500);
+  }
+})();

@@ -2,8 +2,12 @@ const pick = root.querySelector("select.comparison");
 const stage = root.querySelector(".ballot");
 const figures = root.querySelector(".figures");
 const table = root.querySelector(".items");
+const voted = root.querySelector("details.voted");
+const plots = root.querySelector(".plots");
+const anew = root.querySelector(".anew form");
 let state = null;
 let at = 0;
+let seen = false; // whether the answers were looked at unblinded
 
 // Which side "after" stands on: fixed for an item by its id, so a reload does not give it away.
 const afterLeft = (item) => ((item.id * 2654435761) >>> 7) % 2 === 0;
@@ -12,36 +16,92 @@ async function vote(side) {
   const item = state.items[at];
   if (!item) return;
   const choice = side === "tie" ? "tie" : (side === "left") === afterLeft(item) ? "after" : "before";
-  const answer = await call("vote", item.id, choice);
+  const answer = await call("vote", item.id, choice, !seen);
   if (!answer) return;
   item.choice = choice;
-  state.votes = answer.votes;
+  Object.assign(state, answer);
   const next = state.items.findIndex((other, i) => i > at && !other.choice);
   at = next >= 0 ? next : state.items.findIndex((other) => !other.choice);
   if (at < 0) at = state.items.length;
   draw();
 }
 
-function side(text, name, label) {
-  const body = el("div", { class: "text" });
-  body.textContent = text;
-  return el("article", { class: "card" }, el("header", {}, label), body, el("footer", {}, el("button", { class: `vote-${name}`, onclick: () => vote(name) }, "This one is better")));
+function side(text, other, name, label) {
+  const body = state.diff ? wordDiff(other, text) : verbatim("div", text);
+  return el("article", { class: "card" }, el("header", {}, label), body, el("footer", {}, el("button", { class: `vote-${name}`, onclick: () => vote(name) }, t("This one is better"))));
 }
 
 function figure(title, rate, low, high, note) {
   const range = el("span", { class: "range" });
-  if (rate !== null) {
-    range.append(el("i", { style: `left:${low * 100}%;width:${(high - low) * 100}%` }), el("b", { style: `left:${rate * 100}%` }));
-  }
-  return el("div", { class: "figure" }, el("h3", {}, title), el("p", { class: "big" }, rate === null ? "–" : percent(rate)), range, el("p", { class: "hint" }, note));
+  if (rate !== null) range.append(el("i", { style: `left:${low * 100}%;width:${(high - low) * 100}%` }), el("b", { style: `left:${rate * 100}%` }));
+  return el("div", { class: "figure" }, el("h3", {}, t(title)), el("p", { class: "big" }, rate === null ? "–" : percent(rate)), range, el("p", { class: "hint" }, note));
+}
+
+function votesNote(v) {
+  if (!v.count) return t("vote below, blind, to fill this in");
+  const said = t("after wins {rate} of {n}; the true rate is between {low} and {high} (95%)", { rate: percent(v.rate), n: v.count, low: percent(v.low), high: percent(v.high) });
+  if (v.more === 0) return said + t(". That is decided.");
+  return said + (v.more === null ? t(". As close as this, votes will not decide it.") : t(". About {n} more votes like these would decide it.", { n: v.more }));
+}
+
+/** One dot a question: how far it moved against what the reward model thinks of that. */
+function scatter(title, points, xName, yName) {
+  const NS = "http://www.w3.org/2000/svg", [w, h, m] = [440, 220, 34];
+  const xs = points.map((p) => p[0]), ys = points.map((p) => p[1]);
+  const [x0, x1, y0, y1] = [Math.min(0, ...xs), Math.max(...xs, 0.1), Math.min(0, ...ys), Math.max(...ys, 0.1)];
+  const svg = document.createElementNS(NS, "svg");
+  svg.setAttribute("viewBox", `0 0 ${w} ${h}`);
+  svg.setAttribute("role", "img");
+  svg.setAttribute("aria-label", title);
+  const add = (tag, attributes, text) => {
+    const node = document.createElementNS(NS, tag);
+    for (const [k, v] of Object.entries(attributes)) node.setAttribute(k, v);
+    if (text !== undefined) node.textContent = text;
+    svg.append(node);
+  };
+  const X = (x) => m + ((x - x0) / (x1 - x0)) * (w - m - 10), Y = (y) => 10 + ((y1 - y) / (y1 - y0)) * (h - m - 10);
+  add("line", { x1: m, x2: w - 10, y1: Y(0), y2: Y(0), class: "grid" });
+  add("line", { x1: X(0), x2: X(0), y1: 10, y2: h - m, class: "grid" });
+  for (const [x, y] of points) add("circle", { cx: X(x), cy: Y(y), r: 3, class: "dot" });
+  add("text", { x: w - 10, y: h - 8, "text-anchor": "end" }, xName);
+  add("text", { x: 4, y: 10 }, yName);
+  for (const [value, place] of [[x0, X(x0)], [x1, X(x1)]]) add("text", { x: place, y: h - m + 14, "text-anchor": "middle" }, value.toFixed(1));
+  for (const [value, place] of [[y0, Y(y0)], [y1, Y(y1)]]) add("text", { x: m - 4, y: place + 4, "text-anchor": "end" }, value.toFixed(1));
+  return el("figure", { class: "chart" }, el("figcaption", {}, title), svg);
+}
+
+function drawTable() {
+  if (!voted.open || !state?.list.length) return;
+  const scored = state.items.filter((i) => i.facts.reward_after !== null && i.facts.reward_after !== undefined);
+  const number = (x, digits = 1) => (x === null || x === undefined ? "–" : x.toFixed(digits));
+  fill(
+    plots,
+    scored.length > 1 && scatter(t("What it gained over how far it moved"), scored.map((i) => [i.facts.kl, i.facts.reward_after - i.facts.reward_before]), t("KL, nats"), t("reward gained")),
+    state.items.length > 1 && state.items[0].facts.length_before !== undefined && scatter(t("Length before and after"), state.items.map((i) => [i.facts.length_before, i.facts.length_after]), t("tokens before"), t("tokens after")),
+  );
+  fill(
+    table,
+    state.items.map((i) =>
+      el("tr", {}, verbatim("td", i.prompt), verbatim("td", i.before), el("td", {}, wordDiff(i.before, i.after)), el("td", {}, `${number(i.facts.reward_before)} → ${number(i.facts.reward_after)}`), el("td", {}, number(i.facts.kl)), el("td", {}, `${i.facts.length_before ?? "–"} → ${i.facts.length_after ?? "–"}`), el("td", { class: "choice" }, i.choice ? t(i.choice) : "–")),
+    ),
+  );
 }
 
 function draw() {
   const all = state.list;
   fill(pick, all.map((c) => el("option", { value: c.id, selected: c.id === state.id }, `${c.before} → ${c.after}`)));
   pick.hidden = all.length < 2;
+  voted.hidden = root.querySelector(".save-report").hidden = !all.length;
+  root.querySelector(".anew").hidden = state.versions.length < 2;
+  for (const [name, place] of [["one", 0], ["other", state.versions.length - 1]]) {
+    const box = anew.querySelector(`.${name}`);
+    if (box.options.length !== state.versions.length) fill(box, state.versions.map((v, i) => el("option", { value: v.id, selected: i === place }, v.name)));
+  }
+  const warning = root.querySelector(".warning");
+  warning.hidden = !state.overdone;
+  warning.textContent = t("The reward rose, but your votes did not. The model may have learned to please the reward model instead of you: rank more answers of this version, or train less far (a lower ppo.kl_target).");
   if (!all.length) {
-    fill(stage, el("div", { class: "empty" }, el("h2", {}, "Nothing to compare yet"), el("p", {}, "Press Improve on the Train page. When it is done, the same questions are answered here before and after."), el("a", { class: "button primary", href: "/train" }, "Go to Train")));
+    fill(stage, el("div", { class: "empty" }, el("h2", {}, t("Nothing to compare yet")), el("p", {}, t("Press Improve on the Train page. When it is done, the same questions are answered here before and after.")), el("a", { class: "button primary", href: "/train" }, t("Go to Train"))));
     fill(figures);
     fill(table);
     return;
@@ -49,55 +109,81 @@ function draw() {
   const r = state.result, v = state.votes;
   fill(
     figures,
-    figure("Your votes", v.count ? v.rate : null, v.low, v.high, v.count ? `after wins ${percent(v.rate)} of ${v.count}; the true rate is between ${percent(v.low)} and ${percent(v.high)} (95%)` : "vote below, blind, to fill this in"),
-    r.win_rate !== undefined && figure("The reward model's view", r.win_rate, r.win_rate_low, r.win_rate_high, `on ${r.prompts} questions it never trained on; ${percent(r.win_rate_low)} to ${percent(r.win_rate_high)} (95%)`),
-    el("div", { class: "figure" }, el("h3", {}, "How far it moved"), el("p", { class: "big" }, `${r.kl.toFixed(1)}`), el("p", { class: "hint" }, `nats of KL; answers ${r.length_before.toFixed(0)} → ${r.length_after.toFixed(0)} tokens; different ones ${r.distinct_before} → ${r.distinct_after}`)),
+    figure("Your votes", v.count ? v.rate : null, v.low, v.high, votesNote(v)),
+    r.win_rate !== undefined && figure("The reward model's view", r.win_rate, r.win_rate_low, r.win_rate_high, t("on {n} questions it never trained on; {low} to {high} (95%)", { n: r.prompts, low: percent(r.win_rate_low), high: percent(r.win_rate_high) })),
+    el("div", { class: "figure" }, el("h3", {}, t("How far it moved")), el("p", { class: "big" }, `${r.kl.toFixed(1)}`), el("p", { class: "hint" }, t("nats of KL; answers {a} → {b} tokens; different ones {c} → {d}", { a: r.length_before.toFixed(0), b: r.length_after.toFixed(0), c: r.distinct_before, d: r.distinct_after }))),
   );
   const item = state.items[at];
   if (item) {
-    const ask = el("div", { class: "ask" });
-    ask.textContent = item.prompt;
     const left = afterLeft(item);
+    const [a, b] = left ? [item.after, item.before] : [item.before, item.after];
+    const same = state.same ? t(" {n} more got the same answer twice.", { n: state.same }) : "";
     fill(
       stage,
-      el("p", { class: "hint" }, `Question ${at + 1} of ${state.items.length}. One answer is from before training, one from after; which is which is hidden.${state.same ? ` ${state.same} more got the same answer twice.` : ""}`),
-      ask,
-      el("div", { class: "cards n2" }, side(left ? item.after : item.before, "left", "A"), side(left ? item.before : item.after, "right", "B")),
-      el("div", { class: "row" }, el("button", { class: "vote-tie", onclick: () => vote("tie") }, "No difference"), el("button", { onclick: () => ((at = (at + 1) % state.items.length), draw()) }, "Skip"), el("span", { class: "hint" }, "Keys: ← A · → B · ↓ no difference")),
+      el("p", { class: "hint" }, t("Question {n} of {all}. One answer is from before training, one from after; which is which is hidden.", { n: at + 1, all: state.items.length }) + same),
+      verbatim("div", item.prompt, "ask"),
+      el("div", { class: "cards n2" }, side(a, b, "left", "A"), side(b, a, "right", "B")),
+      el(
+        "div",
+        { class: "row" },
+        el("button", { class: "vote-tie", onclick: () => vote("tie") }, t("No difference")),
+        el("button", { class: "skip", onclick: skip }, t("Skip")),
+        el("button", { class: "show-diff", "aria-pressed": state.diff ? "true" : "false", onclick: () => ((state.diff = !state.diff), draw()) }, t("Mark the words that differ")),
+        el("span", { class: "hint" }, t("Keys: ← A · → B · ↓ no difference · S skip · D differences")),
+      ),
     );
-  } else fill(stage, el("div", { class: "empty" }, el("h2", {}, "You have voted on every question"), el("p", {}, "The figures above are final until you improve again.")));
-  fill(
-    table,
-    state.items.filter((i) => i.choice).map((i) => {
-      const cells = [i.prompt, i.before, i.after].map((text) => {
-        const cell = el("td", {});
-        cell.textContent = text;
-        return cell;
-      });
-      return el("tr", {}, cells, el("td", {}, i.choice));
-    }),
-  );
-  root.querySelector(".voted").hidden = !state.items.some((i) => i.choice);
+  } else fill(stage, el("div", { class: "empty" }, el("h2", {}, t("You have voted on every question")), el("p", {}, t("The figures above are final until you improve again."))));
+  drawTable();
+}
+
+function skip() {
+  at = (at + 1) % Math.max(1, state.items.length);
+  draw();
 }
 
 async function load(id) {
   const answer = await call("load", id ?? null);
   if (!answer) return;
-  state = answer;
+  state = { ...answer, diff: state?.diff };
   at = Math.max(0, state.items.findIndex((i) => !i.choice));
   if (state.items.length && state.items.every((i) => i.choice)) at = state.items.length;
   draw();
 }
 
+voted.addEventListener("toggle", () => {
+  if (voted.open) seen = true;
+  drawTable();
+});
 pick.addEventListener("change", () => load(Number(pick.value)));
-function keys(event) {
-  if (!here()) return document.removeEventListener("keydown", keys);
-  if (typing() || event.ctrlKey || event.metaKey) return;
-  const choice = { ArrowLeft: "left", ArrowRight: "right", ArrowDown: "tie" }[event.key];
-  if (choice && state?.items.length) {
-    event.preventDefault();
-    vote(choice);
+anew.addEventListener("submit", async (event) => {
+  event.preventDefault();
+  const started = await call("anew", Number(anew.querySelector(".one").value), Number(anew.querySelector(".other").value), Number(anew.querySelector(".prompts").value));
+  if (!started) return;
+  const button = anew.querySelector("button");
+  button.disabled = true;
+  button.textContent = t("Both are answering …");
+  while (here()) {
+    const now = await call("progress", started.run);
+    if (!now) break;
+    if (now.status === "finished") await load();
+    if (["failed", "stopped"].includes(now.status)) notice(now.reason, "error");
+    if (["finished", "failed", "stopped"].includes(now.status)) break;
+    await sleep(500);
   }
-}
-document.addEventListener("keydown", keys);
+  button.disabled = false;
+  button.textContent = t("Compare");
+});
+root.querySelector(".save-report").addEventListener("click", async () => {
+  const answer = await call("saved", state.id);
+  if (!answer) return;
+  const link = el("a", { href: URL.createObjectURL(new Blob([answer.html], { type: "text/html" })), download: `comparison-${state.id}.html` });
+  link.click();
+  URL.revokeObjectURL(link.href);
+});
+onKeys((event) => {
+  const act = { ArrowLeft: () => vote("left"), ArrowRight: () => vote("right"), ArrowDown: () => vote("tie"), s: skip, d: () => ((state.diff = !state.diff), draw()) }[event.key];
+  if (!act || !state?.items.length) return;
+  event.preventDefault();
+  act();
+});
 load(null);

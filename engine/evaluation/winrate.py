@@ -26,3 +26,13 @@ def win_rate(differences: list[float], tie: float = 1e-9) -> dict[str, float]:
     low, high = wilson(wins, len(differences))
     rate = wins / len(differences) if differences else 0.5
     return {"win_rate": rate, "win_rate_low": low, "win_rate_high": high}
+
+
+def votes_to_decide(rate: float, count: int, most: int = 2000) -> int | None:
+    """How many more votes at this rate until the 95% interval leaves out one half: 0 where it does already, None where
+    `most` would not do."""
+    for more in range(most):
+        low, high = wilson(rate * (count + more), count + more)
+        if count + more and (low > 0.5 or high < 0.5):
+            return more
+    return None

@@ -45,6 +45,10 @@ class Record:
         told = json.dumps([self.context, self.responses, self.tiers, self.rating], ensure_ascii=False)
         return hashlib.sha256(told.encode()).hexdigest()[:16]
 
+    @property
+    def source(self) -> str:
+        return f"import:{self.key}"
+
 
 def _text(row: dict, name: str) -> str:
     value = row.get(name)
@@ -146,6 +150,7 @@ READERS: dict[str, Callable[[dict], Record]] = {
     "text": _prompt, "csv": _prompt, "jsonl": _prompt, "alpaca": _alpaca, "hh-rlhf": _hh, "sharegpt": _sharegpt,
     "thumbs": _thumbs, "trl": _trl,
 }  # fmt: skip
+IMPORT_FORMATS = ("auto", *READERS)
 
 
 def detect(path: Path, first: dict) -> str:
@@ -196,13 +201,13 @@ def _rows(path: Path) -> Iterator[tuple[int, Any]]:
                     yield n, error
 
 
-def import_file(store: Store, path: Path, form: str = "auto") -> dict:
-    """Read a file into the store, all of it in one transaction.
+def read_file(store: Store, path: Path, form: str = "auto") -> tuple[dict, list[Record]]:
+    """(what an import of the file would come to, the records it would add); nothing is written.
 
-    Returns {"format", "imported", "duplicates", "refused", "errors": [{"line", "reason"}]}; what is in the store
+    The first is {"format", "imported", "duplicates", "refused", "errors": [{"line", "reason"}]}; what is in the store
     already counts as a duplicate. Raises UserError where the file cannot be read at all.
     """
-    if form not in ("auto", *READERS):
+    if form not in IMPORT_FORMATS:
         raise UserError(f'There is no format "{form}". Choose one of {", ".join(READERS)}.')
     try:
         rows = list(_rows(path))
@@ -215,24 +220,32 @@ def import_file(store: Store, path: Path, form: str = "auto") -> dict:
         form = detect(path, first)
     result: dict[str, Any] = {"format": form, "imported": 0, "duplicates": 0, "refused": 0, "errors": []}
     known = {row["source"] for row in store.rows("SELECT DISTINCT source FROM prompts WHERE source LIKE 'import:%'")}
+    records: list[Record] = []
+    for line, row in rows:
+        try:
+            if not isinstance(row, dict):
+                raise Refused(f"not a JSON object ({row})" if isinstance(row, ValueError) else "not an object")
+            record = READERS[form](row)
+        except (Refused, KeyError, TypeError, AttributeError) as error:
+            result["refused"] += 1
+            reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+            result["errors"].append({"line": line, "reason": reason})
+            continue
+        if record.source in known:
+            result["duplicates"] += 1
+            continue
+        known.add(record.source)
+        records.append(record)
+    result["imported"] = len(records)
+    return result, records
+
+
+def import_file(store: Store, path: Path, form: str = "auto") -> dict:
+    """Read a file into the store, all of it in one transaction; returns what came of it, as `read_file` does."""
+    result, records = read_file(store, path, form)
     with store.writing() as connection:
-        for line, row in rows:
-            try:
-                if not isinstance(row, dict):
-                    raise Refused(f"not a JSON object ({row})" if isinstance(row, ValueError) else "not an object")
-                record = READERS[form](row)
-            except (Refused, KeyError, TypeError, AttributeError) as error:
-                result["refused"] += 1
-                reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
-                result["errors"].append({"line": line, "reason": reason})
-                continue
-            source = f"import:{record.key}"
-            if source in known:
-                result["duplicates"] += 1
-                continue
-            known.add(source)
-            _keep(connection, record, source, f"import:{path.name}")
-            result["imported"] += 1
+        for record in records:
+            _keep(connection, record, record.source, f"import:{path.name}")
     return result
 
 

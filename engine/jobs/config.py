@@ -1,9 +1,9 @@
 """A run's settings: what a person may set, checked before anything starts. Needs no torch."""
 
-from dataclasses import asdict, dataclass, field
-from typing import Annotated, Any
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from engine.errors import UserError
 from engine.methods.settings import (
@@ -17,24 +17,26 @@ from engine.methods.settings import (
     SFTConfig,
 )
 from engine.sampling.settings import Sampling
+from engine.training.settings import Count, Natural, NotNegative, setting
 
 
 @dataclass(frozen=True)
 class CompareConfig:
-    prompts: Annotated[int, Field(ge=1)] = 64  # how many held-out prompts
-    temperature: float = 1.0
-    seed: int = 12345
+    prompts: Count = setting(64, "Held-out prompts that are answered before and after.")
+    temperature: NotNegative = setting(1.0, "Temperature at which they are answered.")
+    seed: int = setting(12345, "Seed of the first answer.")
+    after: int | None = None  # the version that a run of `compare` holds against its parent
 
 
 @dataclass(frozen=True)
 class RunConfig:
     """Everything a run was told. What is nested are the settings of the stage of that name."""
 
-    precision: str = "auto"
-    threads: int = 0  # 0: as many as torch finds
-    reward_model: int | None = None  # the version that scores for ppo and reinforce; default the newest
-    reward_function: str | None = None  # file.py:name, scores in place of a reward model
-    prompt_set: str = "everyday"  # built-in prompts beside the person's own; "none" for only those
+    precision: str = setting("auto", "float32, bf16 or nf4 weights; auto chooses for this machine.")
+    threads: Natural = setting(0, "CPU threads; 0 for as many as torch finds.")
+    reward_model: int | None = setting(None, "The version that scores for PPO and the policy gradient; the newest.")
+    reward_function: str | None = setting(None, "file.py:name, scores in place of a reward model.")
+    prompt_set: str = setting("everyday", 'Prompts to practise on beside the person\'s own; "none" for only those.')
     reward: RewardConfig = field(default_factory=RewardConfig)
     ppo: PPOConfig = field(default_factory=PPOConfig)
     reinforce: ReinforceConfig = field(default_factory=ReinforceConfig)
@@ -74,6 +76,34 @@ def known_settings() -> dict[str, Any]:
     for name, value in RunConfig().as_dict().items():
         flat.update({f"{name}.{key}": v for key, v in value.items()} if isinstance(value, dict) else {name: value})
     return flat
+
+
+def described_settings(stage: str) -> list[dict[str, Any]]:
+    """The settings of a stage as a page shows them: name, default, meaning, kind and range ("" for those of a run).
+
+    Kinds are number, integer, boolean, string and choice (with "choices"); "low" is exclusive where "above" is set.
+    """
+    config: Any = getattr(RunConfig(), stage) if stage else RunConfig()
+    schema = TypeAdapter(type(config)).json_schema()["properties"]
+    found = []
+    for one in fields(config):
+        if "meaning" not in one.metadata:
+            continue  # a stage
+        rule = schema[one.name]
+        kind = "choice" if "enum" in rule else rule.get("type", "string")
+        found.append(
+            {
+                "name": f"{stage}.{one.name}" if stage else one.name,
+                "default": getattr(config, one.name),
+                "meaning": one.metadata["meaning"],
+                "kind": kind,
+                "choices": rule.get("enum", []),
+                "low": rule.get("minimum", rule.get("exclusiveMinimum")),
+                "high": rule.get("maximum"),
+                "above": "exclusiveMinimum" in rule,
+            }
+        )
+    return found
 
 
 def parse_settings(assignments: list[str], method: str = "improve") -> dict:

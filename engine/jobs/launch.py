@@ -22,6 +22,7 @@ METHODS = {
     "dpo": "The model learns from your rankings directly, without a reward model.",
     "kto": "More of what you liked, less of what you did not; thumbs are enough.",
     "pretrain": "Next-word prediction on plain text: an adapter, all weights, or a new model with its own tokenizer.",
+    "compare": "Two versions answer the same questions, for you to vote on.",
     "ilql": "Q-learning on the answers you judged; it never needs to answer anew while it learns.",
 }
 NEEDS_FEEDBACK = ("improve", "reward", "sft", "dpo", "kto", "ilql")

@@ -342,6 +342,19 @@ def run_pretrain(job: Job) -> None:
     job.keep({f"pretrain_{key}": value for key, value in figures.items()}, version)
 
 
+def run_compare(job: Job) -> None:
+    """The run's parent against the version that its settings name."""
+    if job.config.compare.after is None:
+        raise UserError("Say which version to compare with: compare.after=ID.")
+    job.context.stage("load", 0, 1)
+    after = models.get_version(job.store, job.config.compare.after)
+    prompts = load_prompts("everyday-test")[: job.config.compare.prompts]
+    job.context.stage("compare", 0, 1)
+    found = compare_versions(job.workspace, job.store, job.parent, after, prompts, job.config, job.run["id"])
+    job.keep({"comparison": found})
+    job.context.stage("compare", 1, 1)
+
+
 RECIPES: dict[str, Callable[[Job], None]] = {
     "improve": run_improve,
     "reward": run_reward,
@@ -352,17 +365,19 @@ RECIPES: dict[str, Callable[[Job], None]] = {
     "dpo": run_dpo,
     "kto": run_kto,
     "ilql": run_ilql,
+    "compare": run_compare,
 }
 
 
 def compare_versions(
-    workspace: Workspace, store: Store, before: dict, after: dict, prompts: list[str], config: RunConfig
-) -> dict:
+    workspace: Workspace, store: Store, before: dict, after: dict, prompts: list[str], config: RunConfig,
+    run: int | None = None,
+) -> dict:  # fmt: skip
     """Compare two stored versions of one base and keep the comparison; returns its summary."""
     roles = Roles(load_base(before["base"], config.precision))
     first, second = attach(roles, workspace, before, "before"), attach(roles, workspace, after, "after")
     reward = newest_judge(workspace, store, roles)
     conversations_ = [[{"role": "user", "content": p}] for p in prompts]
     items, result = compare(roles, first, second, conversations_, config.sampling, config.compare.seed, reward)
-    comparison = store_comparison(store, before["id"], after["id"], items, result, None)
+    comparison = store_comparison(store, before["id"], after["id"], items, result, run)
     return {"before": before["name"], "after": after["name"], "comparison": comparison, **result}

@@ -1,29 +1,33 @@
-"""The settings of each method, with their defaults. Needs no torch, so the page can show and check them."""
+"""The settings of each method: default, range and meaning. Needs no torch, so the page can show and check them."""
 
 from dataclasses import dataclass
 from typing import Literal
 
-from engine.training.settings import Count, FitConfig, Natural, NotNegative, Positive, Share
+from engine.training.settings import Count, FitConfig, Natural, NotNegative, Positive, Share, setting
 
 
 @dataclass(frozen=True)
 class PretrainConfig:
-    text: str = ""  # a text file, or a folder of them
-    start: Literal["lora", "full", "new"] = "lora"  # an adapter on the base, all of its weights, or a new model
-    width: Count = 256  # of a new model, as are the next two
-    layers: Count = 4
-    vocabulary: Count = 4096
-    tokens: Count = 1_000_000  # how many to train on in all
-    batch_tokens: Count = 4096  # per optimiser step, padding included
-    learning_rate: NotNegative = 0.0  # 0: 1e-3 for an adapter, 3e-4 for all weights, 5e-3 for a new model
-    final_learning_rate: NotNegative = 2e-5
-    warmup: Share = 0.01  # share of training
-    weight_decay: NotNegative = 0.05
-    max_grad_norm: Positive = 1.0
-    max_length: Count = 256  # tokens of a block
-    held_out: Share = 0.05  # share of the text kept for measuring
-    rank: Count = 16  # of an adapter
-    seed: int = 0
+    text: str = setting("", "A text file, or a folder of them.")
+    start: Literal["lora", "full", "new"] = setting(
+        "lora", "What is trained: an adapter on the base, all of its weights, or a new model."
+    )
+    width: Count = setting(256, "Width of a new model.")
+    layers: Count = setting(4, "Layers of a new model.")
+    vocabulary: Count = setting(4096, "Tokens that a new model's tokenizer knows.")
+    tokens: Count = setting(1_000_000, "How many tokens to train on in all.")
+    batch_tokens: Count = setting(4096, "Tokens per optimiser step, padding included.")
+    learning_rate: NotNegative = setting(
+        0.0, "0 chooses: 1e-3 for an adapter, 3e-4 for all weights, 5e-3 for a new model."
+    )
+    final_learning_rate: NotNegative = setting(2e-5, "The learning rate at the end.")
+    warmup: Share = setting(0.01, "Share of training in which the rate rises.")
+    weight_decay: NotNegative = setting(0.05, "AdamW's weight decay.")
+    max_grad_norm: Positive = setting(1.0, "Gradients longer than this are shortened to it.")
+    max_length: Count = setting(256, "Tokens of a block.")
+    held_out: Share = setting(0.05, "Share of the text kept for measuring.")
+    rank: Count = setting(16, "Rank of an adapter.")
+    seed: int = setting(0, "Seed of everything that is drawn.")
 
     @property
     def peak(self) -> float:
@@ -32,97 +36,106 @@ class PretrainConfig:
 
 @dataclass(frozen=True)
 class RewardConfig(FitConfig):
-    epochs: Count = 12
-    weight_decay: NotNegative = 0.01
-    head_learning_rate: Positive = 5e-3
-    heads: Count = 1  # an ensemble of heads on one adapter, each on the feedback weighted its own way
-    adapters: Count = 1  # of the ensemble, trained one after another
-    margin: NotNegative = 0.0  # by how much a better answer's score should lead, for each rank between them
-    rating_weight: NotNegative = 1.0  # of a rating against the scale, where a ranking weighs 1
-    held_out: Share = 0.15  # share of prompts kept for measuring
+    epochs: Count = setting(12, "Times that all feedback is gone through.")
+    weight_decay: NotNegative = setting(0.01, "AdamW's weight decay.")
+    head_learning_rate: Positive = setting(5e-3, "Learning rate of the scalar head.")
+    heads: Count = setting(1, "Heads on one adapter, each on the feedback weighted its own way: an ensemble.")
+    adapters: Count = setting(1, "Adapters of an ensemble, trained one after another.")
+    margin: NotNegative = setting(0.0, "By how much a better answer's score should lead, for each rank between them.")
+    rating_weight: NotNegative = setting(1.0, "Weight of a rating against the scale, where a ranking weighs 1.")
+    held_out: Share = setting(0.15, "Share of prompts kept for measuring.")
 
 
 @dataclass(frozen=True)
 class SFTConfig(FitConfig):
-    min_rating: float = 4.0  # answers rated this high are examples too
+    min_rating: float = setting(4.0, "Answers rated this high are copied too.")
 
 
 @dataclass(frozen=True)
 class DPOConfig(FitConfig):
-    epochs: Count = 6
-    beta: Positive = 0.1
+    epochs: Count = setting(6, "Times that all rankings are gone through.")
+    beta: Positive = setting(0.1, "How closely the policy stays with the reference: higher is closer.")
 
 
 @dataclass(frozen=True)
 class KTOConfig(FitConfig):
-    epochs: Count = 6
-    batch: Count = 16
-    beta: Positive = 0.1
-    desirable_weight: NotNegative = 1.0
-    undesirable_weight: NotNegative = 1.0
+    epochs: Count = setting(6, "Times that all feedback is gone through.")
+    batch: Count = setting(16, "Answers per optimiser step.")
+    beta: Positive = setting(0.1, "How closely the policy stays with the reference: higher is closer.")
+    desirable_weight: NotNegative = setting(1.0, "Weight of answers that were liked.")
+    undesirable_weight: NotNegative = setting(1.0, "Weight of answers that were not.")
 
 
 @dataclass(frozen=True)
 class ILQLConfig(FitConfig):
-    epochs: Count = 12
-    batch: Count = 16  # answers
-    head_learning_rate: Positive = 3e-3
-    bottleneck: Count = 64  # width of the Q heads' hidden layer
-    gamma: Share = 0.99
-    expectile: Share = 0.7
-    conservative: NotNegative = 0.1  # weight of the conservative term
-    imitation: NotNegative = 1.0  # weight of the language-model loss on the stored answers
-    target_rate: Share = 0.05  # share of the way the slow targets go at every step
-    beta: NotNegative = 4.0  # how far Q - V shifts sampling
+    epochs: Count = setting(12, "Times that all judged answers are gone through.")
+    batch: Count = setting(16, "Answers per optimiser step.")
+    head_learning_rate: Positive = setting(3e-3, "Learning rate of the Q and V heads.")
+    bottleneck: Count = setting(64, "Width of the Q heads' hidden layer.")
+    gamma: Share = setting(0.99, "Discount for each token.")
+    expectile: Share = setting(0.7, "Which expectile of Q the values aim at: nearer 1 is more hopeful.")
+    conservative: NotNegative = setting(0.1, "Weight of the term that holds Q down where there is no data.")
+    imitation: NotNegative = setting(1.0, "Weight of the language-model loss on the stored answers.")
+    target_rate: Share = setting(0.05, "Share of the way the slow targets go at every step.")
+    beta: NotNegative = setting(4.0, "How far Q - V shifts sampling.")
 
 
 @dataclass(frozen=True)
 class OnlineConfig:
     """What every method has that learns from answers as it gives them."""
 
-    updates: Count = 70
-    episodes: Count = 64  # answers per update
-    samples: Count = 1  # answers to the same prompt among them
-    learning_rate: Positive = 4e-4
-    final_rate: Share = 0.1  # share of the learning rates that is left at the end, after a linear decay
-    rank: Count = 16
-    kl_coefficient: NotNegative = 0.1
-    kl_target: Positive = 4.0  # nats per answer
-    kl_horizon: Positive = 1000.0  # episodes; much shorter, and the KL swings about its target
-    kl_budget: NotNegative = 0.0  # nats per answer at which training ends; 0 for no end
-    pessimism: NotNegative = 0.0  # standard deviations of the reward model's ensemble taken off its score
-    length_target: Natural = 0  # tokens above which an answer pays for its length; 0 for never
-    length_penalty: NotNegative = 0.02  # for each token above the target
-    improbable_floor: Share = 0.005  # tokens that the reference finds less probable than this ...
-    improbable_penalty: NotNegative = 0.5  # ... cost this for each nat below; 0 for nothing
-    missing_eos_penalty: NotNegative = 1.0  # for answers without an end or without words; 0 for none
-    select_every: Natural = 0  # updates between looks at held-out prompts, the best of which is kept; 0 for the last
-    max_grad_norm: Positive = 1.0
-    temperature: Positive = 1.0
-    max_new_tokens: Count = 96
-    micro_batch: Natural = 0  # answers of a step at a time, to save memory; 0 for all at once
-    seed: int = 0
+    updates: Count = setting(70, "Batches of answers to learn from.")
+    episodes: Count = setting(64, "Answers per update.")
+    samples: Count = setting(1, "Answers to the same prompt among them.")
+    learning_rate: Positive = setting(4e-4, "Learning rate of the policy's adapter.")
+    final_rate: Share = setting(0.1, "Share of the learning rates that is left at the end, after a linear decay.")
+    rank: Count = setting(16, "Rank of the policy's adapter.")
+    kl_coefficient: NotNegative = setting(0.1, "Price of a nat of KL to the reference, at the start.")
+    kl_target: Positive = setting(4.0, "KL to steer for, nats per answer.")
+    # Much shorter, and the KL swings about its target.
+    kl_horizon: Positive = setting(1000.0, "How slowly the price of KL is steered, in episodes.")
+    kl_budget: NotNegative = setting(0.0, "KL at which training ends, nats per answer; 0 for no end.")
+    pessimism: NotNegative = setting(
+        0.0, "Standard deviations between the reward model's heads that are taken off its score."
+    )
+    length_target: Natural = setting(0, "Tokens above which an answer pays for its length; 0 for never.")
+    length_penalty: NotNegative = setting(0.02, "What it pays for each token above.")
+    improbable_floor: Share = setting(0.005, "Tokens that the reference finds less probable than this pay for it.")
+    improbable_penalty: NotNegative = setting(0.5, "What they pay for each nat below; 0 for nothing.")
+    missing_eos_penalty: NotNegative = setting(1.0, "Taken off answers without an end or without words.")
+    select_every: Natural = setting(
+        0, "Updates between looks at held-out prompts, the best of which is kept; 0 keeps the last."
+    )
+    max_grad_norm: Positive = setting(1.0, "Gradients longer than this are shortened to it.")
+    temperature: Positive = setting(1.0, "Temperature at which the policy answers while it learns.")
+    max_new_tokens: Count = setting(96, "Longest answer, in tokens.")
+    micro_batch: Natural = setting(0, "Answers of a step at a time, to save memory; 0 for all at once.")
+    seed: int = setting(0, "Seed of everything that is drawn.")
 
 
 @dataclass(frozen=True)
 class PPOConfig(OnlineConfig):
-    epochs: Count = 4
-    minibatches: Count = 2
-    value_learning_rate: Positive = 5e-3
-    value_adapter: bool = False  # a LoRA adapter of its own for the values
-    clip: Positive = 0.2
-    value_clip: Positive = 0.2
-    value_weight: NotNegative = 0.1
-    gamma: Share = 1.0
-    lam: Share = 0.95
-    stop_kl: Positive = 0.1  # per token, within one update
-    pretraining_weight: NotNegative = 0.0  # of a language-model loss on good answers beside PPO's ("PPO-ptx")
+    epochs: Count = setting(4, "Times that an update goes through its answers.")
+    minibatches: Count = setting(2, "Parts that an epoch's answers are cut into.")
+    value_learning_rate: Positive = setting(5e-3, "Learning rate of the value head.")
+    value_adapter: bool = setting(False, "A LoRA adapter of its own for the values.")
+    clip: Positive = setting(0.2, "How far the ratio of new to old probability may count.")
+    value_clip: Positive = setting(0.2, "How far a value may move in an update.")
+    value_weight: NotNegative = setting(0.1, "Weight of the value loss.")
+    gamma: Share = setting(1.0, "Discount for each token.")
+    lam: Share = setting(0.95, "Lambda of generalised advantage estimation.")
+    stop_kl: Positive = setting(0.1, "KL per token within an update at which the update ends.")
+    pretraining_weight: NotNegative = setting(
+        0.0, "Weight of a language-model loss on good answers beside PPO's (PPO-ptx)."
+    )
 
 
 @dataclass(frozen=True)
 class ReinforceConfig(OnlineConfig):
-    samples: Count = 4
-    baseline: Literal["none", "mean", "leave-one-out", "group"] = "leave-one-out"
-    epochs: Count = 2
-    minibatches: Count = 2
-    clip: Positive = 0.2
+    samples: Count = setting(4, "Answers to the same prompt.")
+    baseline: Literal["none", "mean", "leave-one-out", "group"] = setting(
+        "leave-one-out", "What is taken off a reward: nothing, the batch's mean, RLOO's or GRPO's."
+    )
+    epochs: Count = setting(2, "Times that an update goes through its answers.")
+    minibatches: Count = setting(2, "Parts that an epoch's answers are cut into.")
+    clip: Positive = setting(0.2, "How far the ratio of new to old probability may count.")

@@ -26,7 +26,7 @@ CORRECTNESS = ("right", "wrong", "evasive")
 
 # In what the model then says no style holds a majority, so that feedback can move each either way. It leans towards
 # what is short and plain, most of all where the build sharpens it, so the corpus leans the other way.
-TONE_WEIGHTS = (0.39, 0.21, 0.40)
+TONE_WEIGHTS = (0.36, 0.23, 0.41)
 LENGTH_WEIGHTS = (0.30, 0.21, 0.49)
 CORRECTNESS_WEIGHTS = (0.41, 0.28, 0.31)
 
@@ -293,7 +293,7 @@ def write(rng: random.Random, request: Request, style: Style) -> Written:
     choices: tuple[tuple[str, ...], ...] = (("opener",), ("closer",), ("opener", "closer"))
     # An answer tends to end where it may: of what is written with an opener, most must go on to a closer for the model
     # to say a fair share of both.
-    weights = (0.16, 0.20, 0.64)
+    weights = (0.26, 0.18, 0.56)
     if style.tone == "neutral":
         choices, weights = ((), ("opener",), ("closer",)), (0.7, 0.15, 0.15)
     places = rng.choices(choices, weights)[0]

@@ -86,10 +86,19 @@ class ServingClient:
             return self._next
 
     def generate(self, request_id: int, **request) -> Iterator[dict]:
-        """Stream the events of one request, the last being "done". Raises UserError where the worker reports one.
+        """Stream the events of one request for answers, the last being "done".
 
         request: base, adapter, messages, seeds, sampling, precision, as `engine.serving.worker` says.
         """
+        return self._events(request_id, op="generate", **request)
+
+    def scores(self, base: str, reward: str, groups: list[list[dict]]) -> list[list[float]]:
+        """What the reward model in the folder `reward` thinks of answers {"prompt", "text", "finished"}, by group."""
+        events = list(self._events(self.reserve(), op="scores", base=base, reward=reward, groups=groups))
+        return events[-1]["scores"]
+
+    def _events(self, request_id: int, **request) -> Iterator[dict]:
+        """The events of one request up to "done". Raises UserError where the worker reports a mistake."""
         self.start()
         events: queue.Queue = queue.Queue()
         with self._lock:
@@ -98,7 +107,7 @@ class ServingClient:
                 raise UserError("The model's process has just been ended. Ask again to start it anew.")
             self._waiting[request_id] = (process, events)
         try:
-            self._send({"id": request_id, "op": "generate", **request})
+            self._send({"id": request_id, **request})
             while True:
                 event = events.get()
                 if event["event"] == "error":

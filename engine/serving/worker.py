@@ -4,10 +4,11 @@
 
     {"id": 1, "op": "generate", "base": PATH, "adapter": FOLDER or null, "precision": "auto",
      "messages": [...], "seeds": [1, 2], "sampling": {...}}
-    {"id": 2, "op": "stop", "target": 1}
+    {"id": 2, "op": "scores", "base": PATH, "reward": FOLDER, "groups": [[{"prompt", "text", "finished"}, ...], ...]}
+    {"id": 3, "op": "stop", "target": 1}
 
-and writes one JSON event a line: {"id", "event": "text", "texts": [...]}, then {"id", "event": "done", "answers"},
-or {"id", "event": "error", "message"}. All candidates share each forward pass.
+and writes one JSON event a line: {"id", "event": "text", "texts": [...]}, then {"id", "event": "done", "answers"}
+or {"id", "event": "done", "scores"}, or {"id", "event": "error", "message"}. All candidates share each forward pass.
 """
 
 import json
@@ -19,6 +20,7 @@ import time
 from pathlib import Path
 
 from engine.errors import UserError
+from engine.methods.reward import RewardModel, load_reward
 from engine.models.chat import decode, encode_prompt
 from engine.models.load import choose_device, load_base, stop_ids
 from engine.models.roles import Roles
@@ -33,29 +35,40 @@ class Worker:
         self.out = out
         self.roles: Roles | None = None
         self.loaded: tuple = ()
+        self.judges: dict[str, RewardModel] = {}  # by folder, one at a time
         self.stopped: set[int] = set()
 
     def say(self, request: int, event: str, **values) -> None:
         self.out.write(json.dumps({"id": request, "event": event, **values}) + "\n")
         self.out.flush()
 
-    def role(self, request: dict) -> str | None:
-        """Load what the request asks for, keeping what is loaded already; returns the role that answers."""
+    def base(self, request: dict) -> Roles:
+        """The base that the request asks for; one that is loaded already stays."""
         wanted = (request["base"], request.get("precision", "auto"))
         if self.roles is None or self.loaded != wanted:
-            self.roles = None
+            self.roles, self.judges = None, {}
             self.roles, self.loaded = Roles(load_base(*wanted)), wanted
-        if request.get("adapter") is None:
-            return None
-        role = "v" + Path(request["adapter"]).name
-        if role not in self.roles.names():
-            self.roles.load(role, Path(request["adapter"]))
-        return role
+        return self.roles
+
+    def scores(self, request: dict) -> None:
+        roles, folder = self.base(request), request["reward"]
+        if folder not in self.judges:
+            for judge in self.judges.values():
+                for role, _ in judge.members:
+                    roles.remove(role)
+            self.judges = {folder: load_reward(roles, Path(folder))}
+        items = [item for group in request["groups"] for item in group]
+        asked = [([{"role": "user", "content": i["prompt"]}], i["text"], i["finished"]) for i in items]
+        scores = iter(self.judges[folder].score_texts(asked).tolist())
+        self.say(request["id"], "done", scores=[[next(scores) for _ in group] for group in request["groups"]])
 
     def generate(self, request: dict) -> None:
-        role = self.role(request)
-        roles = self.roles
-        assert roles is not None
+        roles = self.base(request)
+        role = None
+        if request.get("adapter") is not None:
+            role = "v" + Path(request["adapter"]).name
+            if role not in roles.names():
+                roles.load(role, Path(request["adapter"]))
         sampling, seeds = Sampling(**request["sampling"]), request["seeds"]
         prompt = encode_prompt(roles.tokenizer, request["messages"], room=sampling.max_new_tokens)
         stops = stop_ids(roles.base)
@@ -104,7 +117,7 @@ def main() -> int:
     worker.say(0, "ready", device=choose_device().type)
     while (request := waiting.get()) is not None:
         try:
-            worker.generate(request)
+            {"generate": worker.generate, "scores": worker.scores}[request["op"]](request)
         except UserError as error:
             worker.say(request["id"], "error", message=str(error))
         except Exception as error:

@@ -2,6 +2,7 @@
 
 import json
 
+from engine.errors import UserError
 from engine.store.db import Store, insert, now
 
 
@@ -24,12 +25,22 @@ def add_comparison(
     return comparison
 
 
+_NAMED = (
+    "SELECT c.*, b.name AS before_name, a.name AS after_name FROM comparisons c "
+    "JOIN model_versions b ON b.id = c.before_id JOIN model_versions a ON a.id = c.after_id "
+)
+
+
 def list_comparisons(store: Store) -> list[dict]:
-    rows = store.rows(
-        "SELECT c.*, b.name AS before_name, a.name AS after_name FROM comparisons c "
-        "JOIN model_versions b ON b.id = c.before_id JOIN model_versions a ON a.id = c.after_id ORDER BY c.id DESC"
-    )
-    return [{**row, "result": json.loads(row["result"])} for row in rows]
+    """Every comparison with the names of its versions, newest first."""
+    return [{**row, "result": json.loads(row["result"])} for row in store.rows(_NAMED + "ORDER BY c.id DESC")]
+
+
+def get_comparison(store: Store, comparison_id: int) -> dict:
+    row = store.row(_NAMED + "WHERE c.id = ?", comparison_id)
+    if row is None:
+        raise UserError("That comparison is no longer there. Reload the page.")
+    return {**row, "result": json.loads(row["result"])}
 
 
 def items_of(store: Store, comparison_id: int) -> list[dict]:

@@ -1,5 +1,6 @@
 """Conversations, prompts and responses."""
 
+from engine.errors import UserError
 from engine.store.db import Store, insert, now
 
 Message = dict[str, str]
@@ -9,8 +10,25 @@ def start_conversation(store: Store, title: str) -> int:
     return store.insert("conversations", title=title.strip()[:80] or "New conversation", created=now())
 
 
-def list_conversations(store: Store) -> list[dict]:
-    return store.rows("SELECT * FROM conversations WHERE deleted IS NULL ORDER BY id DESC")
+def list_conversations(store: Store, search: str = "", limit: int = 100) -> list[dict]:
+    """Conversations, newest first; with `search`, those whose title or questions hold it."""
+    found = f"%{search.strip()}%"
+    return store.rows(
+        "SELECT * FROM conversations c WHERE deleted IS NULL AND (title LIKE ? OR EXISTS "
+        "(SELECT 1 FROM prompts p WHERE p.conversation_id = c.id AND p.text LIKE ?)) ORDER BY id DESC LIMIT ?",
+        found, found, limit,
+    )  # fmt: skip
+
+
+def rename_conversation(store: Store, conversation_id: int, title: str) -> None:
+    if not title.strip():
+        raise UserError("A conversation needs a title.")
+    store.update("conversations", conversation_id, title=title.strip()[:80])
+
+
+def delete_conversation(store: Store, conversation_id: int, deleted: bool = True) -> None:
+    """Hide a conversation, or bring it back. Its feedback stays: what was learned from it has to stay told."""
+    store.update("conversations", conversation_id, deleted=now() if deleted else None)
 
 
 def add_prompt(
@@ -53,6 +71,21 @@ def turns(store: Store, conversation_id: int) -> list[dict]:
     """The prompts of a conversation in order, each with its responses."""
     prompts = store.rows("SELECT * FROM prompts WHERE conversation_id = ? ORDER BY id", conversation_id)
     return [{**p, "responses": responses_of(store, p["id"])} for p in prompts]
+
+
+def get_prompt(store: Store, prompt_id: int) -> dict:
+    row = store.row("SELECT * FROM prompts WHERE id = ?", prompt_id)
+    if row is None:
+        raise UserError("That question is no longer there. Reload the page.")
+    return row
+
+
+def imported_prompts(store: Store) -> list[str]:
+    """The texts of the questions that were brought in from files and open no conversation here."""
+    rows = store.rows(
+        "SELECT DISTINCT text FROM prompts WHERE source LIKE 'import%' AND parent_response_id IS NULL ORDER BY id"
+    )
+    return [row["text"] for row in rows]
 
 
 def context_of(store: Store, prompt_id: int) -> list[Message]:

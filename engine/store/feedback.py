@@ -29,21 +29,45 @@ def add_edit(store: Store, response_id: int, text: str, annotator: str = "person
     return _add(store, "edit", _prompt_of(store, response_id), response_id, {"text": text.strip()}, annotator)
 
 
+TAGS = ("helpful", "wrong", "rude", "too long", "too short", "off topic", "unsafe")  # offered; others may be given
+
+
+def add_tag(store: Store, response_id: int, tag: str, annotator: str = "person") -> int:
+    """Mark a response with a word or two."""
+    if not tag.strip():
+        raise UserError("A tag cannot be empty.")
+    return _add(store, "tag", _prompt_of(store, response_id), response_id, {"tag": tag.strip()[:40]}, annotator)
+
+
+def add_comment(store: Store, response_id: int, text: str, annotator: str = "person") -> int:
+    """Keep a remark on a response, for people to read; no method learns from it."""
+    if not text.strip():
+        raise UserError("A comment cannot be empty.")
+    return _add(store, "comment", _prompt_of(store, response_id), response_id, {"text": text.strip()}, annotator)
+
+
+def take_back(store: Store, feedback_id: int) -> None:
+    """Undo one piece of feedback, whatever came after it."""
+    row = store.row("SELECT * FROM standing_feedback WHERE id = ?", feedback_id)
+    if row is None:
+        raise UserError("That was taken back already.")
+    _undo(store, row)
+
+
 def undo(store: Store, annotator: str = "person") -> dict | None:
     """Take back the newest feedback that stands; returns it, or None where there is nothing to take back."""
     last = store.row("SELECT * FROM standing_feedback WHERE annotator = ? ORDER BY id DESC LIMIT 1", annotator)
     if last is None:
         return None
-    store.insert(
-        "feedback",
-        kind="undo",
-        prompt_id=last["prompt_id"],
-        value={},
-        undoes=last["id"],
-        annotator=annotator,
-        created=now(),
-    )
+    _undo(store, last)
     return last
+
+
+def _undo(store: Store, row: dict) -> None:
+    store.insert(
+        "feedback", kind="undo", prompt_id=row["prompt_id"], value={}, undoes=row["id"],
+        annotator=row["annotator"], created=now(),
+    )  # fmt: skip
 
 
 def current(store: Store, prompt_id: int | None = None) -> list[dict]:

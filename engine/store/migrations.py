@@ -93,3 +93,10 @@ def m001_first(db: Database) -> None:
 def m002_imported_responses(db: Database) -> None:
     """A response that was brought in comes from no model version."""
     db.table("responses").transform(not_null={"model_version_id": False})
+
+
+@migrations()
+def m003_labelling(db: Database) -> None:
+    """Label asks for the open items of a source at every turn; Data lists feedback by kind."""
+    db.table("prompts").create_index(["source"], "prompts_by_source", if_not_exists=True)
+    db.table("feedback").create_index(["kind"], "feedback_by_kind", if_not_exists=True)

@@ -58,6 +58,16 @@ def newest_chat_version(store: Store) -> dict | None:
     return _parsed(row) if row else None
 
 
+def newest_reward(store: Store, fingerprint: str) -> dict | None:
+    """The newest reward model of the base with these weights."""
+    row = store.row(
+        "SELECT * FROM model_versions WHERE deleted IS NULL AND kind = 'reward' AND base_fingerprint = ? "
+        "ORDER BY id DESC LIMIT 1",
+        fingerprint,
+    )
+    return _parsed(row) if row else None
+
+
 def promote(store: Store, version_id: int) -> None:
     with store.writing() as connection:
         connection.execute("UPDATE model_versions SET promoted = (id = ?)", (version_id,))

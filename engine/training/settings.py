@@ -1,7 +1,7 @@
 """Kinds of settings, and those that every method on stored examples has. Needs no torch."""
 
-from dataclasses import dataclass
-from typing import Annotated
+from dataclasses import dataclass, field
+from typing import Annotated, Any
 
 from pydantic import Field
 
@@ -12,15 +12,20 @@ NotNegative = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
+def setting(default: Any, meaning: str) -> Any:
+    """A setting with its default and what it means, in a sentence for people."""
+    return field(default=default, metadata={"meaning": meaning})
+
+
 @dataclass(frozen=True)
 class FitConfig:
-    epochs: Count = 3
-    batch: Count = 8  # examples per optimiser step
-    micro_batch: Natural = 0  # examples of a step at a time, to save memory; 0 for all at once
-    learning_rate: Positive = 5e-4  # at its peak
-    weight_decay: NotNegative = 0.0
-    warmup: Share = 0.1  # share of training
-    max_grad_norm: Positive = 1.0
-    rank: Count = 16  # of the LoRA adapter
-    max_length: Count = 1024  # tokens of a prompt with its answer; the start of a longer one is left out
-    seed: int = 0
+    epochs: Count = setting(3, "Times that all examples are gone through.")
+    batch: Count = setting(8, "Examples per optimiser step.")
+    micro_batch: Natural = setting(0, "Examples of a step at a time, to save memory; 0 for all at once.")
+    learning_rate: Positive = setting(5e-4, "Learning rate at its peak.")
+    weight_decay: NotNegative = setting(0.0, "AdamW's weight decay.")
+    warmup: Share = setting(0.1, "Share of training in which the rate rises.")
+    max_grad_norm: Positive = setting(1.0, "Gradients longer than this are shortened to it.")
+    rank: Count = setting(16, "Rank of the LoRA adapter.")
+    max_length: Count = setting(1024, "Tokens of a prompt with its answer; the start of a longer one is left out.")
+    seed: int = setting(0, "Seed of everything that is drawn.")

@@ -1,19 +1,33 @@
 """Chat: ask, read several answers side by side, rank, rate and rewrite them."""
 
+from typing import Any
+
 import engine
+from studio.markdown import rendered
 from studio.pages import page
 from studio.session import Session
 
 SKELETON = """
 <aside>
   <button class="new primary" type="button">New conversation</button>
+  <input type="search" class="find" placeholder="Search conversations" aria-label="Search conversations">
   <nav class="conversations" aria-label="Conversations"></nav>
 </aside>
 <main>
   <div class="top">
     <span class="hint">Model: <b class="model"></b></span><span class="counts"></span>
+    <span class="saved hint" role="status"></span>
     <button class="undo" type="button" title="Take back the last feedback (Z)">Undo</button>
+    <button class="drawer-toggle" type="button" aria-expanded="false">Settings</button>
   </div>
+  <section class="drawer panel" hidden aria-label="Settings">
+    <label class="hint">Model <select class="version"></select></label>
+    <label class="hint">Temperature <input type="number" class="temperature" min="0" max="2" step="0.1"></label>
+    <label class="hint">Top-p <input type="number" class="top_p" min="0.05" max="1" step="0.05"></label>
+    <label class="hint">Longest answer, tokens <input type="number" class="max_new_tokens" min="1" max="2048"></label>
+    <label class="hint">Seed (empty: a new one each time) <input type="number" class="seed" min="0"></label>
+    <label class="hint wide">System prompt <textarea rows="2" class="system"></textarea></label>
+  </section>
   <div class="talk"></div>
   <form class="composer">
     <textarea rows="1" placeholder="Ask something" aria-label="Your question"></textarea>
@@ -28,12 +42,29 @@ SKELETON = """
 """
 
 
+def _sampling(settings: dict) -> Any:
+    """The sampling a person set in the drawer; what is missing or not a number is the default."""
+    usual = engine.Sampling()
+    values = {}
+    for name, low, high in (("temperature", 0.0, 2.0), ("top_p", 0.05, 1.0), ("max_new_tokens", 1, 2048)):
+        given = settings.get(name)
+        if isinstance(given, int | float):
+            if not low <= given <= high:
+                raise engine.UserError(f"The setting {name} goes from {low} to {high}.")
+            values[name] = type(getattr(usual, name))(given)
+    return engine.Sampling(**values)
+
+
 def build(session: Session) -> None:
     """Put the page into the Blocks that is open."""
 
     def turn(row: dict, feedback: list[dict]) -> dict:
         ranking = [f["value"]["tiers"] for f in feedback if f["kind"] == "ranking" and f["prompt_id"] == row["id"]]
         said = {(f["kind"], f["response_id"]): f["value"] for f in feedback}
+        tags: dict[int, list] = {}
+        for f in feedback:
+            if f["kind"] == "tag" and f["response_id"] is not None:
+                tags.setdefault(f["response_id"], []).append({"id": f["id"], "tag": f["value"]["tag"]})
         return {
             "id": row["id"],
             "text": row["text"],
@@ -42,18 +73,21 @@ def build(session: Session) -> None:
                 {
                     "id": r["id"],
                     "text": r["text"],
+                    "html": rendered(r["text"]),
                     "finish": r["finish"],
                     "edit": said.get(("edit", r["id"]), {}).get("text"),
                     "rating": said.get(("rating", r["id"]), {}).get("score"),
+                    "comment": said.get(("comment", r["id"]), {}).get("text"),
+                    "tags": tags.get(r["id"], []),
                 }
                 for r in row["responses"]
             ],
         }
 
-    def load(conversation: int | None) -> dict:
+    def load(conversation: int | None, search: str = "") -> dict:
         """The conversation asked for, or the newest; -1 opens none."""
         store = session.store
-        listed = engine.conversations.list_conversations(store)
+        listed = engine.conversations.list_conversations(store, search)
         known = {c["id"] for c in listed}
         wanted = conversation if conversation in known else (listed[0]["id"] if listed and conversation != -1 else None)
         current, live = None, None
@@ -73,21 +107,38 @@ def build(session: Session) -> None:
             "current": current,
             "live": live,
             "model": session.version["name"],
+            "versions": [
+                {"id": v["id"], "name": v["name"]}
+                for v in engine.versions.list_versions(store)
+                if v["kind"] in ("base", "policy")
+            ],
+            "usual": engine.Sampling().as_dict(),
+            "tags": list(engine.feedback_log.TAGS),
             "counts": engine.feedback_log.counts(store),
         }
 
     def ask(request: dict) -> dict:
         text, count = str(request["text"]).strip(), int(request["count"])
+        settings = request.get("settings") or {}
+        sampling = _sampling(settings)
         if not text:
             raise engine.UserError("There is no question. Write one first.")
         if not 1 <= count <= 4:
             raise engine.UserError("Ask for 1 to 4 answers.")
-        conversation = request["conversation"]
+        conversation, parent = request["conversation"], request["parent"]
+        system = str(settings.get("system") or "").strip()
+        if system and parent is None:  # in front of what the person says first, where every chat template has room
+            text = f"{system}\n\n{text}"
         if conversation is None:
-            conversation = engine.conversations.start_conversation(session.store, text)
-        prompt = engine.conversations.add_prompt(session.store, text, "chat", conversation, request["parent"])
-        session.ask(prompt, count, engine.Sampling())
+            conversation = engine.conversations.start_conversation(session.store, str(request["text"]).strip())
+        prompt = engine.conversations.add_prompt(session.store, text, "chat", conversation, parent)
+        session.ask(prompt, count, sampling, settings.get("version"), settings.get("seed"))
         return {"conversation": conversation, "prompt": prompt}
+
+    def again(prompt: int, count: int, settings: dict) -> dict:
+        """More answers to a question that was answered before; the old ones stay."""
+        session.ask(prompt, count, _sampling(settings), settings.get("version"), None)
+        return {}
 
     def poll(prompt: int) -> dict:
         live = session.live.get(prompt)
@@ -116,8 +167,32 @@ def build(session: Session) -> None:
         engine.feedback_log.add_edit(session.store, response, text)
         return counts()
 
+    def tag(response: int, name: str) -> dict:
+        return {"id": engine.feedback_log.add_tag(session.store, response, name)}
+
+    def untag(feedback: int) -> dict:
+        engine.feedback_log.take_back(session.store, feedback)
+        return {}
+
+    def comment(response: int, text: str) -> dict:
+        engine.feedback_log.add_comment(session.store, response, text)
+        return {}
+
     def undo() -> dict:
         taken = engine.feedback_log.undo(session.store)
         return {"undone": taken["kind"] if taken else None}
 
-    page("chat", SKELETON, [load, ask, poll, halt, rank, rate, edit, undo])
+    def rename(conversation: int, title: str) -> dict:
+        engine.conversations.rename_conversation(session.store, conversation, title)
+        return {}
+
+    def delete(conversation: int, deleted: bool) -> dict:
+        engine.conversations.delete_conversation(session.store, conversation, deleted)
+        return {}
+
+    page(
+        "chat",
+        SKELETON,
+        [load, ask, again, poll, halt, rank, rate, edit, tag, untag, comment, undo, rename, delete],
+        session,
+    )

@@ -13,6 +13,7 @@ SKELETON = """
     <h2>Your feedback</h2>
     <div class="counts"></div>
     <p class="enough hint"></p>
+    <details class="quality"><summary>How good is it?</summary><dl></dl></details>
     <label class="hint">How thorough
       <select class="preset" aria-label="How thorough">
         <option value="quick">Quick</option><option value="balanced" selected>Balanced</option>
@@ -26,10 +27,12 @@ SKELETON = """
     <label class="hint text-path" hidden>Text file, or a folder of them
       <input type="text" aria-label="Text file or folder" placeholder="/home/me/texts" spellcheck="false">
     </label>
+    <details class="advanced"><summary>Every setting</summary><div class="settings"></div></details>
     <button class="improve primary" type="button" disabled>Improve</button>
     <p class="hint">Afterwards the model answers the same questions as before, for you to compare.</p>
   </div>
-  <div class="panel"><h3>Runs</h3><div class="history"></div></div>
+  <div class="panel"><h3>Runs</h3><div class="history"></div>
+  <p class="hint">Tick runs to lay their curves over this one's.</p></div>
 </aside>
 <section class="run" aria-label="The run"></section>
 """
@@ -85,6 +88,24 @@ def time_left(run: dict, stages: list[dict], now: float) -> float | None:
 
 STAGES = {"improve": ["load", "reward", "ppo", "compare"], "reward": ["load", "reward"]}
 
+# The stages whose settings a method reads, beside those of the run itself.
+SETTINGS = {"improve": ["reward", "ppo", "compare"], "reward": ["reward"]}
+
+
+def settings_stages(method: str) -> list[str]:
+    return [*SETTINGS.get(method, [method, "compare"]), ""]
+
+
+def changed(values: dict, given: dict) -> dict:
+    """Settings `values` with those a person changed ("ppo.updates": 20) put in; checked."""
+    for name, value in given.items():
+        stage, dot, key = name.partition(".")
+        if not dot:
+            values[stage] = value
+        elif isinstance(values.get(stage), dict):
+            values[stage][key] = value
+    return engine.read_config(values).as_dict()
+
 
 def curves_of(method: str) -> list[tuple[str, str, int]]:
     """(metric, title, digits) of the charts a run of `method` has."""
@@ -98,6 +119,8 @@ def curves_of(method: str) -> list[tuple[str, str, int]]:
             (f"{stage}/reward", "Reward", 2),
             (f"{stage}/kl", "KL to the reference, nats", 2),
             (f"{stage}/length", "Answer length, tokens", 0),
+            (f"{stage}/entropy", "Entropy, nats a token", 2),
+            *([(f"{stage}/value_loss", "Value loss", 3)] if stage == "ppo" else []),
         ]
     more = {
         "dpo": [("dpo/accuracy", "Rankings it agrees with", 2)],
@@ -143,7 +166,21 @@ def build(session: Session) -> None:
             ],
             "report": report,
             "samples": engine.runs.samples_of(store, run["id"], 6),
+            "config": run["config"],
+            "log": engine.launcher.log_tail(session.workspace, run["id"], 40),
         }
+
+    def overlay(run_ids: list[int]) -> list[dict]:
+        """The curves of other runs, by metric."""
+        found = []
+        for run_id in run_ids[:4]:
+            run = engine.runs.get_run(session.store, run_id)
+            curves: dict[str, list] = {}
+            for row in engine.runs.metrics_of(session.store, run_id):
+                curves.setdefault(f"{row['stage']}/{row['name']}", []).append([row["step"], row["value"]])
+            titles = {title: thin(curves.get(name, [])) for name, title, _ in curves_of(run["method"])}
+            found.append({"id": run_id, "method": run["method"], "curves": titles})
+        return found
 
     def state(chosen: int | None) -> dict:
         store = session.store
@@ -163,8 +200,21 @@ def build(session: Session) -> None:
     def ways() -> list[list[str]]:
         return [[name, LABELS[name], engine.launcher.METHODS[name]] for name in LABELS]
 
-    def improve(method: str, preset: str, text: str) -> dict:
-        config = settings_of(method, preset)
+    def offered(method: str, preset: str) -> dict:
+        """The settings of a method as the preset has them."""
+        values = settings_of(method, preset)
+        shown = []
+        for stage in settings_stages(method):
+            for one in engine.described_settings(stage):
+                name = one["name"].removeprefix(f"{stage}.")
+                shown.append({**one, "value": values[stage][name] if stage else values[name]})
+        return {"settings": shown}
+
+    def quality() -> dict:
+        return engine.quality.quality(session.store)
+
+    def improve(method: str, preset: str, text: str, given: dict) -> dict:
+        config = changed(settings_of(method, preset), given)
         if method == "pretrain":
             if not text or not Path(text).expanduser().exists():  # an empty path would be the folder we are in
                 raise engine.UserError(f'There is no file or folder "{text}". Give the path of the text to learn from.')
@@ -181,4 +231,4 @@ def build(session: Session) -> None:
         engine.launcher.resume(session.workspace, session.store, run)
         return {}
 
-    page("train", SKELETON, [state, ways, improve, stop, resume])
+    page("train", SKELETON, [state, ways, offered, overlay, quality, improve, stop, resume], session)

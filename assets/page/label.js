@@ -1,0 +1,191 @@
+const sets = root.querySelector("select.sets");
+const goal = root.querySelector("input.goal");
+const itemBox = root.querySelector(".item");
+const pace = root.querySelector(".pace");
+const progress = root.querySelector(".progress");
+const help = root.querySelector("dialog.keys");
+
+let now = null; // what the studio said last
+let item = null; // on the screen
+let tiers = []; // as ranked so far
+let focus = 0; // the card that E edits
+let editing = false;
+let busy = false;
+
+const KEYS = [
+  ["1 – 4", "rank: press the numbers from best to worst"],
+  ["Shift + 1 – 4", "tie with the one before"],
+  ["Enter", "save and go on"],
+  ["S", "skip"],
+  ["← →", "choose a card"],
+  ["E", "rewrite the chosen card; Ctrl + Enter saves, Esc leaves"],
+  ["R", "start this ranking anew"],
+  ["Z", "undo, back to the item before"],
+  ["?", "these keys"],
+];
+
+const chosenSet = () => localStorage.getItem("label-set") || "everyday";
+const ids = () => item.responses.map((r) => r.id);
+
+function take(answer) {
+  if (!answer) return;
+  now = answer;
+  if (answer.problem) notice(answer.problem, "error");
+  show(answer.item);
+}
+
+function show(next) {
+  item = next;
+  tiers = [];
+  focus = 0;
+  editing = false;
+  draw();
+  if (!item) waitForMore();
+}
+
+let waiting = false;
+async function waitForMore() {
+  if (waiting) return;
+  waiting = true;
+  while (here() && !item) {
+    await sleep(250);
+    const answer = await call("state", chosenSet());
+    if (!answer) break;
+    now = answer;
+    if (answer.problem) {
+      notice(answer.problem, "error");
+      break;
+    }
+    if (answer.item) show(answer.item);
+    else if (!answer.left) {
+      draw();
+      break;
+    }
+  }
+  waiting = false;
+}
+
+async function next() {
+  if (busy || !item) return;
+  if (!tiers.length) return notice("Press a number first: the best answer's. S skips.");
+  busy = true;
+  const answer = await call("rank", chosenSet(), item.id, completed(tiers, ids()));
+  busy = false;
+  if (answer) {
+    take(answer);
+    notice("Saved ✓");
+  }
+}
+
+async function skip() {
+  if (busy || !item) return;
+  busy = true;
+  const answer = await call("skip", chosenSet(), item.id);
+  busy = false;
+  take(answer);
+}
+
+async function undo() {
+  if (busy) return;
+  if (tiers.length) return (tiers = tiers.slice(0, -1)), draw();
+  busy = true;
+  const answer = await call("undo", chosenSet());
+  busy = false;
+  if (!answer) return;
+  notice(answer.undone ? "Taken back." : "There is nothing to undo.");
+  take(answer);
+}
+
+function rank(index, tie) {
+  if (!item || index >= item.responses.length) return;
+  focus = index;
+  tiers = placed(tiers, item.responses[index].id, tie);
+  const left = ids().filter((id) => !tiers.flat().includes(id));
+  if (left.length === 1 && tiers.length) tiers = [...tiers, left];
+  draw();
+}
+
+async function saveEdit(text) {
+  const response = item.responses[focus];
+  if (text.trim() !== (response.edit || response.text)) {
+    if (!(await call("edit", response.id, text))) return;
+    response.edit = text.trim();
+    notice("Edit saved ✓");
+  }
+  editing = false;
+  draw();
+}
+
+function card(response, index, ranks) {
+  const rankOf = ranks[response.id];
+  const shown = response.edit || response.text;
+  const here = index === focus;
+  const number = el("button", { class: "rank", "aria-label": rankOf ? t("Answer {n}, rank {rank}", { n: index + 1, rank: rankOf }) : t("Rank answer {n}", { n: index + 1 }), onclick: (e) => rank(index, e.shiftKey) }, rankOf ? `#${rankOf}` : `${index + 1}`);
+  const head = el("header", {}, number, response.edit && el("span", { class: "tag" }, t("edited")), response.finish === "length" && el("span", { class: "tag" }, t("cut off")));
+  if (here && editing) {
+    const area = el("textarea", { rows: 5, "aria-label": t("Rewrite this answer") });
+    area.value = shown;
+    const diff = el("div", { class: "diff-box" });
+    const compare = () => fill(diff, wordDiff(response.text, area.value));
+    area.addEventListener("input", compare);
+    area.addEventListener("keydown", (event) => {
+      if (event.key === "Escape") (editing = false), draw();
+      if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) saveEdit(area.value);
+    });
+    compare();
+    setTimeout(() => area.focus(), 0);
+    return el("article", { class: "card editing" }, head, area, diff, el("footer", {}, el("button", { class: "primary save-edit", onclick: () => saveEdit(area.value) }, t("Save")), el("button", { onclick: () => ((editing = false), draw()) }, t("Cancel"))));
+  }
+  return el("article", { class: `card${rankOf ? " ranked" : ""}${rankOf === 1 ? " best" : ""}${here ? " focused" : ""}`, onclick: (e) => e.target.closest("button") || ((focus = index), draw()) }, head, response.edit ? wordDiff(response.text, response.edit) : verbatim("div", shown || t("(empty answer)")));
+}
+
+function draw() {
+  const done = now?.done ?? 0, wanted = Math.max(1, Number(goal.value) || 50);
+  progress.firstElementChild.style.width = `${Math.min(100, (100 * done) / wanted)}%`;
+  progress.setAttribute("aria-valuenow", String(done));
+  progress.setAttribute("aria-valuemax", String(wanted));
+  const left = now?.pace && done < wanted ? t(", about {time} to go", { time: duration(now.pace * (wanted - done)) }) : "";
+  pace.textContent = t("{done} of {goal}", { done, goal: wanted }) + (now?.pace ? t(" · {time} each", { time: duration(now.pace) }) : "") + left;
+  if (now) fill(sets, now.sets.map(([key, label]) => el("option", { value: key, selected: key === now.set }, t(label))));
+  if (!item) {
+    const over = now && !now.left;
+    fill(
+      itemBox,
+      over
+        ? el("div", { class: "empty" }, el("h2", {}, t(done ? "You have been through every question" : "There are no questions here yet")), el("p", {}, t(done ? "Improve the model on the Train page, then come back: its new answers wait for you." : "Bring some in on the Data page, or choose the built-in ones.")), el("a", { class: "button primary", href: done ? "/train" : "/data" }, t(done ? "Go to Train" : "Go to Data")))
+        : el("div", { class: "empty" }, el("p", { class: "hint" }, t("The model is writing the first answers …"))),
+    );
+    return;
+  }
+  const ranks = ranksOf(tiers);
+  fill(
+    itemBox,
+    el("div", { class: "row" }, item.again && el("span", { class: "tag again" }, t("Once more, to see how steady your taste is")), now.informed && el("span", { class: "tag" }, t("The reward model is unsure here"))),
+    verbatim("div", item.text, "ask"),
+    el("div", { class: `cards n${item.responses.length}` }, item.responses.map((r, i) => card(r, i, ranks))),
+    el("div", { class: "row" }, el("button", { class: "primary next", disabled: !tiers.length, onclick: next }, t("Save and next (Enter)")), el("button", { class: "skip", onclick: skip }, t("Skip (S)")), el("span", { class: "hint" }, t("Best first: 1 to 4. Shift ties. What you leave out is tied below."))),
+  );
+}
+
+onKeys((event) => {
+  const number = digit(event);
+  const act = {
+    Enter: next, s: skip, z: undo, "?": () => help.showModal(), r: () => ((tiers = []), draw()),
+    e: () => item && ((editing = true), draw()),
+    ArrowRight: () => item && ((focus = (focus + 1) % item.responses.length), draw()),
+    ArrowLeft: () => item && ((focus = (focus + item.responses.length - 1) % item.responses.length), draw()),
+  }[event.key.length === 1 ? event.key.toLowerCase() : event.key]; // prettier-ignore
+  if (event.key === "Enter" && document.activeElement?.closest?.("button, a")) return; // the button's own
+  if (!number && !act) return;
+  event.preventDefault();
+  number ? rank(number - 1, event.shiftKey) : act();
+});
+
+fill(help.querySelector("dl"), KEYS.map(([key, what]) => [el("dt", {}, key), el("dd", {}, t(what))]));
+help.querySelector(".close").addEventListener("click", () => help.close());
+root.querySelector(".help").addEventListener("click", () => help.showModal());
+root.querySelector(".undo").addEventListener("click", undo);
+sets.addEventListener("change", () => (localStorage.setItem("label-set", sets.value), call("state", sets.value).then(take)));
+goal.value = localStorage.getItem("label-goal") || "50";
+goal.addEventListener("change", () => (localStorage.setItem("label-goal", goal.value), draw()));
+call("state", chosenSet()).then(take);

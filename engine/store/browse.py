@@ -1,0 +1,58 @@
+"""The store as one table: prompts with their responses and what was said of them, searched and filtered."""
+
+import json
+
+from engine.store.conversations import responses_of
+from engine.store.db import Store
+
+# What a filter keeps, as a condition on a prompt p.
+_JUDGED = "EXISTS (SELECT 1 FROM standing_feedback f WHERE f.prompt_id = p.id AND f.kind = '{kind}')"
+FILTERS = {
+    "all": "1",
+    "ranked": _JUDGED.format(kind="ranking"),
+    "edited": _JUDGED.format(kind="edit"),
+    "rated": _JUDGED.format(kind="rating"),
+    "commented": _JUDGED.format(kind="comment"),
+    "unjudged": "NOT EXISTS (SELECT 1 FROM standing_feedback f WHERE f.prompt_id = p.id)",
+    "chat": "p.source = 'chat'",
+    "label": "p.source LIKE 'label:%'",
+    "imported": "p.source LIKE 'import:%'",
+}
+
+
+def _pattern(text: str) -> str:
+    """A LIKE pattern for text that holds `text` itself, its % and _ included."""
+    escaped = text.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
+    return f"%{escaped}%"
+
+
+def browse(store: Store, search: str = "", kind: str = "all", before: int | None = None, limit: int = 30) -> dict:
+    """{"rows": prompts, newest first, each with "responses" and "feedback"; "more": the id to go on before, or None}.
+
+    Pages go by id, so that a page deep down costs no more than the first.
+    """
+    where = [FILTERS.get(kind, "1")]
+    values: list[str | int] = []
+    if search.strip():
+        where.append(
+            "(p.text LIKE ? ESCAPE '\\' OR EXISTS "
+            "(SELECT 1 FROM responses r WHERE r.prompt_id = p.id AND r.text LIKE ? ESCAPE '\\'))"
+        )
+        values += [_pattern(search.strip())] * 2
+    if before is not None:
+        where.append("p.id < ?")
+        values.append(before)
+    rows = store.rows(
+        f"SELECT p.* FROM prompts p WHERE {' AND '.join(where)} ORDER BY p.id DESC LIMIT ?", *values, limit + 1
+    )
+    more = rows[limit - 1]["id"] if len(rows) > limit else None
+    return {"rows": [_with_all(store, row) for row in rows[:limit]], "more": more}
+
+
+def _with_all(store: Store, row: dict) -> dict:
+    said = store.rows("SELECT * FROM standing_feedback WHERE prompt_id = ? ORDER BY id", row["id"])
+    return {
+        **row,
+        "responses": responses_of(store, row["id"]),
+        "feedback": [{**f, "value": json.loads(f["value"])} for f in said],
+    }
