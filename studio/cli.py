@@ -314,6 +314,25 @@ def compare(group_workspace, before: str, after: str, prompts: str, settings, wo
     answer_with(result, as_json, text)
 
 
+@main.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--format", "form", default="preference", show_default=True, help="What to write.")
+@workspace_option
+@json_option
+@click.pass_obj
+def export(group_workspace, file: Path, form: str, workspace, as_json: bool) -> None:
+    """Write the feedback to FILE as JSON lines.
+
+    \b
+    preference  {"prompt", "chosen", "rejected"}, a line a pair
+    thumbs      {"messages", "label"}, a line a judged answer
+    studio      everything, a line a prompt
+    """
+    _, store = _open(workspace or group_workspace)
+    count = engine.export_file(store, file, form)
+    answer_with({"format": form, "lines": count, "file": str(file)}, as_json, f"{count} lines written to {file}.")
+
+
 @main.group(name="models")
 def models_group() -> None:
     """Model versions: bases and what was trained on them."""
@@ -329,6 +348,69 @@ def models_list(group_workspace, workspace, as_json: bool) -> None:
     found = engine.versions.list_versions(store)
     lines = [f"{v['id']:>4}  {v['name']:<16} {v['kind']:<7} {v['created'][:16]}" for v in found]
     answer_with({"models": found}, as_json, "\n".join(lines) or "No model versions yet.")
+
+
+@models_group.command(name="show")
+@click.argument("model")
+@workspace_option
+@json_option
+@click.pass_obj
+def models_show(group_workspace, model: str, workspace, as_json: bool) -> None:
+    """One model version: where it comes from and what is known of it."""
+    space, store = _open(workspace or group_workspace)
+    version = engine.versions.get_version(store, model)
+    found = next(v for v in engine.shelf.tree(store, space) if v["id"] == version["id"])
+    lines = [f"{key:<18} {value}" for key, value in found.items() if value not in (None, "", {}, 0)]
+    answer_with(found, as_json, "\n".join(lines))
+
+
+@models_group.command(name="add")
+@click.argument("model")
+@workspace_option
+@json_option
+@click.pass_obj
+def models_add(group_workspace, model: str, workspace, as_json: bool) -> None:
+    """Add a base of this machine: a folder, or a model in the local Hugging Face cache."""
+    _, store = _open(workspace or group_workspace)
+    version = engine.versions.get_version(store, engine.shelf.add_base(store, model))
+    answer_with(version, as_json, f"Added {version['name']} as version {version['id']}.")
+
+
+@models_group.command(name="promote")
+@click.argument("model")
+@workspace_option
+@json_option
+@click.pass_obj
+def models_promote(group_workspace, model: str, workspace, as_json: bool) -> None:
+    """Make a version the one that chat answers with and the next run starts from."""
+    _, store = _open(workspace or group_workspace)
+    version = engine.shelf.promote(store, engine.versions.get_version(store, model)["id"])
+    answer_with(version, as_json, f"{version['name']} is in use now.")
+
+
+@models_group.command(name="export")
+@click.argument("model")
+@click.argument("file", type=click.Path(path_type=Path), required=False)
+@workspace_option
+@json_option
+@click.pass_obj
+def models_export(group_workspace, model: str, file: Path | None, workspace, as_json: bool) -> None:
+    """Write a version to a zip FILE: an adapter in PEFT's layout, or a base as it is."""
+    space, store = _open(workspace or group_workspace)
+    made = engine.shelf.export(store, space, engine.versions.get_version(store, model)["id"], file)
+    answer_with({"file": str(made)}, as_json, f"Written to {made}.")
+
+
+@models_group.command(name="delete")
+@click.argument("model")
+@workspace_option
+@json_option
+@click.pass_obj
+def models_delete(group_workspace, model: str, workspace, as_json: bool) -> None:
+    """Move a version to the workspace's trash folder."""
+    space, store = _open(workspace or group_workspace)
+    version = engine.shelf.delete(store, space, engine.versions.get_version(store, model)["id"])
+    answer_with(version, as_json, f"{version['name']} lies in {space.folder / 'trash'} now.")
 
 
 @main.command()

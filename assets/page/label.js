@@ -140,6 +140,7 @@ function card(response, index, ranks) {
 }
 
 function draw() {
+  itemBox.dataset.item = item?.id ?? "";
   const done = now?.done ?? 0, wanted = Math.max(1, Number(goal.value) || 50);
   progress.firstElementChild.style.width = `${Math.min(100, (100 * done) / wanted)}%`;
   progress.setAttribute("aria-valuenow", String(done));

@@ -1,0 +1,135 @@
+"""Versions as a person keeps them, the labelling queue, exports and the quality of feedback."""
+
+import json
+import zipfile
+
+import pytest
+
+import engine
+from engine import shelf
+from engine.feedback.exporting import export_file
+from engine.feedback.importing import import_file
+from engine.store import browse, conversations, feedback, labelling, models
+from engine.store.quality import quality
+
+
+def answered(store, version, text, source="chat", count=4):
+    prompt = conversations.add_prompt(store, text, source)
+    rows = [{"text": f"{text} {'word ' * i}{i}", "tokens": 3, "seed": i, "finish": "stop"} for i in range(count)]
+    return prompt, conversations.add_responses(store, prompt, version, {}, rows)
+
+
+@pytest.fixture
+def policy(store, workspace, base_version):
+    base = models.get_version(store, base_version)
+    version = models.add_version(store, "policy", "round-1", base, None, {"method": "ppo"})
+    workspace.model(version).mkdir()
+    (workspace.model(version) / "adapter_model.safetensors").write_bytes(b"x" * 1000)
+    return version
+
+
+def test_the_tree_has_parents_before_children(store, workspace, base_version, policy):
+    found = shelf.tree(store, workspace)
+    assert [(v["id"], v["depth"]) for v in found] == [(base_version, 0), (policy, 1)]
+    assert found[1]["bytes"] == 1000 and found[0]["bytes"] > 1_000_000
+
+
+def test_what_is_deleted_comes_back_whole(store, workspace, base_version, policy):
+    shelf.promote(store, policy)
+    with pytest.raises(engine.UserError, match="in use"):
+        shelf.delete(store, workspace, policy)
+    shelf.promote(store, base_version)
+    shelf.delete(store, workspace, policy)
+    assert not workspace.model(policy).exists() and len(models.list_versions(store)) == 1
+    shelf.restore(store, workspace, policy)
+    assert (workspace.model(policy) / "adapter_model.safetensors").read_bytes() == b"x" * 1000
+    shelf.promote(store, policy)
+    with pytest.raises(engine.UserError, match="base of other versions"):
+        shelf.delete(store, workspace, base_version)
+
+
+def test_a_version_is_exported_as_a_zip(store, workspace, policy, tmp_path):
+    made = shelf.export(store, workspace, policy, tmp_path / "mine.zip")
+    assert zipfile.ZipFile(made).namelist()[-1] == "adapter_model.safetensors"
+
+
+def test_the_queue_holds_what_is_neither_ranked_nor_skipped(store, base_version):
+    source = labelling.source_of("everyday")
+    items = [answered(store, base_version, f"q{i}", source) for i in range(4)]
+    answered(store, base_version, "elsewhere")
+    conversations.add_prompt(store, "without answers", source)
+    feedback.add_ranking(store, items[0][0], [[r] for r in items[0][1]])
+    labelling.skip(store, items[1][0])
+    assert [i["text"] for i in labelling.open_items(store, source)] == ["q2", "q3"]
+    feedback.undo(store)
+    assert [i["text"] for i in labelling.open_items(store, source)] == ["q1", "q2", "q3"]
+    assert labelling.asked(store, source) == {"q0", "q1", "q2", "q3", "without answers"}
+
+
+def test_one_of_ten_is_asked_again_and_never_at_once(store, base_version):
+    source = labelling.source_of("everyday")
+    for i in range(10):
+        assert labelling.due_again(labelling.ranked(store, source)) is None
+        prompt, responses = answered(store, base_version, f"q{i}", source)
+        feedback.add_ranking(store, prompt, [[r] for r in responses])
+    rankings = labelling.ranked(store, source)
+    again = labelling.due_again(rankings)
+    assert again == rankings[0]["prompt_id"]
+    feedback.add_ranking(store, again, rankings[0]["value"]["tiers"])
+    assert labelling.due_again(labelling.ranked(store, source)) is None
+
+
+def test_doubt_is_highest_where_scores_are_alike():
+    assert labelling.doubt([1.0, 1.0, 1.0]) == 1.0
+    assert labelling.doubt([0.0, 0.5]) > labelling.doubt([0.0, 2.0]) > labelling.doubt([0.0, 9.0])
+    assert labelling.doubt([0.3]) == 0.0
+
+
+def test_search_finds_what_looks_like_a_pattern_as_it_is(store, base_version):
+    for text in ("100% sure", "1000 sure", "a_b", "axb"):
+        answered(store, base_version, text)
+    assert [r["text"] for r in browse.browse(store, "100%")["rows"]] == ["100% sure"]
+    assert [r["text"] for r in browse.browse(store, "a_b")["rows"]] == ["a_b"]
+
+
+def test_pages_meet_without_gap_or_overlap(store, base_version):
+    for i in range(25):
+        answered(store, base_version, f"q{i}", count=1)
+    seen, before = [], None
+    while True:
+        page = browse.browse(store, before=before, limit=10)
+        seen += [r["text"] for r in page["rows"]]
+        before = page["more"]
+        if before is None:
+            break
+    assert seen == [f"q{i}" for i in reversed(range(25))]
+
+
+def test_what_is_exported_can_be_brought_in_again(store, base_version, workspace, tmp_path):
+    prompt, (a, b, c, d) = answered(store, base_version, "which?")
+    feedback.add_ranking(store, prompt, [[b], [a, c], [d]])
+    feedback.add_rating(store, a, 5)
+    file = tmp_path / "out.jsonl"
+    assert export_file(store, file, "preference") == 5  # six pairs, one of them a tie
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    texts = {r["id"]: r["text"] for r in conversations.responses_of(store, prompt)}
+    pairs = {(row["chosen"][0]["content"], row["rejected"][0]["content"]) for row in rows}
+    assert pairs == {(texts[x], texts[y]) for x, y in ((b, a), (b, c), (b, d), (a, d), (c, d))}
+    other = engine.Store(tmp_path / "other.db")
+    assert import_file(other, file)["imported"] == 5
+    other.close()
+    assert export_file(store, tmp_path / "thumbs.jsonl", "thumbs") == 3  # best, worst, and the one rated 5
+    with pytest.raises(engine.UserError, match="no format"):
+        export_file(store, file, "xml")
+
+
+def test_quality_counts_ties_length_and_change_of_mind(store, base_version):
+    prompt, (a, b, c, d) = answered(store, base_version, "q")  # each longer than the one before
+    feedback.add_ranking(store, prompt, [[d], [c], [b, a]])
+    found = quality(store)
+    assert found["ties"] == pytest.approx(1 / 6) and found["longer_wins"] == 1.0 and found["agreement"] is None
+    feedback.add_ranking(store, prompt, [[c], [d], [b, a]])
+    found = quality(store)
+    assert found["agreement"] == pytest.approx(4 / 5) and found["contradictions"] == 1 and found["twice"] == 5
+    answered(store, base_version, "not judged")
+    assert quality(store)["unjudged"] == 1
