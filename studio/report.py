@@ -15,7 +15,7 @@ del{background:#5a2622}}
 
 
 def _words(text: str) -> list[str]:
-    return re.findall(r"\s+|\S+", text)
+    return re.findall(r"\S+\s*|\s+", text)
 
 
 def word_diff(before: str, after: str) -> str:

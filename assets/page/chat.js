@@ -305,7 +305,7 @@ function draw() {
         { class: "empty" },
         el("h2", {}, t("Ask the model something")),
         el("p", {}, t("It answers several times. Rank the answers, or rewrite one, and it learns what you like.")),
-        el("div", { class: "ideas" }, IDEAS.map((idea) => el("button", { onclick: () => send(idea) }, idea))),
+        el("div", { class: "ideas", lang: "en" }, IDEAS.map((idea) => el("button", { onclick: () => send(idea) }, idea))),
       ),
     );
   fill(talk, parts);

@@ -66,7 +66,7 @@ function verbatim(tag, text, name = "text") {
 
 /** Words that went and came, as an element: <del> and <ins> in running text. Longest common subsequence over words. */
 function wordDiff(before, after) {
-  const a = before.match(/\s+|[^\s]+/g) || [], b = after.match(/\s+|[^\s]+/g) || [];
+  const a = before.match(/\S+\s*|\s+/g) || [], b = after.match(/\S+\s*|\s+/g) || [];
   if (a.length * b.length > 400000) return verbatim("span", after);
   const best = Array.from({ length: a.length + 1 }, () => new Uint16Array(b.length + 1));
   for (let i = a.length - 1; i >= 0; i--)

@@ -81,19 +81,22 @@ def test_the_loop_closes(studio, page):
     assert "Run 1" in page.locator(".run-head h2").inner_text()
     assert page.locator("button.improve").is_disabled()
     page.locator(".status.finished").wait_for(timeout=400_000)
-    assert page.locator(".charts svg").count() == 4
+    assert page.locator(".charts svg").count() == 6
     assert page.locator(".samples dt").count() > 0
 
     # Compare, blind.
     page.get_by_role("link", name="Compare before and after").click()
     page.locator(".vote-left").wait_for()
-    for button in (".vote-left", ".vote-right", ".vote-tie"):
-        before = page.locator(".voted tr").count()
+    for number, button in enumerate((".vote-left", ".vote-right", ".vote-tie"), 1):
         page.click(button)
-        page.wait_for_function("n => document.querySelectorAll('.voted tr').length > n", arg=before)
-    assert "of 3" in page.locator(".figures").inner_text()
+        page.locator(".figures", has_text=f"of {number};").wait_for()
     page.reload()
-    page.wait_for_function("document.querySelectorAll('.voted tbody tr').length === 3")
+    page.locator(".figures", has_text="of 3;").wait_for()
+    page.click(".voted summary")
+    page.wait_for_function(
+        "[...document.querySelectorAll('.items .choice')].filter((c) => c.innerText !== '–').length === 3"
+    )
+    assert page.locator(".plots svg").count() == 2
 
     # The chat answers with the new model now.
     page.goto(studio)
