@@ -17,6 +17,7 @@ from engine.models.chat import Message
 from engine.models.roles import Roles, ScalarHead
 from engine.training.batches import spread
 from engine.training.context import Context, clip_and_step
+from engine.training.parts import Parts
 from engine.training.passes import Scorer, response_pass, states_before
 
 # A loss on other data beside PPO's, for a step of that (seed): see `sft.demonstration_loss`.
@@ -37,6 +38,7 @@ class PPO:
             roles.add("value", rank=config.rank, seed=config.seed + 1)
             groups.append({"params": roles.parameters("value"), "lr": config.learning_rate})
         self.optimizer = torch.optim.AdamW(groups, weight_decay=0.0)
+        self.parts = Parts(config.micro_batch)
 
     def values(self, experience: Experience, rows: Tensor, train: bool = False) -> Tensor:
         """The value of each state before a response token of `rows`, [rows, response time]."""
@@ -71,18 +73,21 @@ class PPO:
         steps = minibatches(len(mask), config.epochs, config.minibatches, seed, mask.device)
         for step, whole in enumerate(steps):
             tokens = int(mask[whole].sum())
-            sums = dict.fromkeys(("policy_loss", "value_loss", "approximate_kl"), 0.0)
-            for rows in whole.split(config.micro_batch or len(whole)):
+
+            def part(start: int, end: int, whole: Tensor = whole, tokens: int = tokens) -> Tensor:
+                """Leaves the gradient of a part's share in the minibatch's loss; its shares in the figures."""
+                rows = whole[start:end]
                 log_probs, values = self.passes(experience, rows)
-                now = mask[rows]
-                loss_policy = losses.policy_loss(
-                    log_probs, drawn.log_probs[rows], advantages[rows], now, config.clip, tokens
-                )
+                now, old = mask[rows], drawn.log_probs[rows]
+                loss_policy = losses.policy_loss(log_probs, old, advantages[rows], now, config.clip, tokens)
                 loss_value = losses.value_loss(values, old_values[rows], returns[rows], now, config.value_clip, tokens)
                 (loss_policy + config.value_weight * loss_value).backward()
-                moved = losses.approximate_kl(log_probs.detach(), drawn.log_probs[rows], now, tokens)
-                for key, value in zip(sums, (loss_policy, loss_value, moved), strict=True):
-                    sums[key] += float(value.detach())
+                moved = losses.approximate_kl(log_probs.detach(), old, now, tokens)
+                return torch.stack([loss_policy.detach(), loss_value.detach(), moved])
+
+            shares = self.parts.each(len(whole), part, lambda: self.optimizer.zero_grad(set_to_none=True))
+            figures = torch.stack(shares).sum(0).tolist()
+            sums = dict(zip(("policy_loss", "value_loss", "approximate_kl"), figures, strict=True))
             if sums["approximate_kl"] > config.stop_kl:
                 self.optimizer.zero_grad(set_to_none=True)
                 return {k: sum(v) / len(v) for k, v in totals.items()} | {"approximate_kl": sums["approximate_kl"]}

@@ -18,6 +18,7 @@ from engine.methods.settings import ReinforceConfig
 from engine.models.chat import Message
 from engine.models.roles import Roles
 from engine.training.context import Context, clip_and_step
+from engine.training.parts import Parts
 from engine.training.passes import Scorer, response_pass
 
 
@@ -31,6 +32,7 @@ class Reinforce:
             )
         self.roles, self.config = roles, config
         self.optimizer = torch.optim.AdamW(roles.parameters("policy"), lr=config.learning_rate, weight_decay=0.0)
+        self.parts = Parts(config.micro_batch)
 
     def advantages(self, experience: Experience) -> Tensor:
         """[rows]: of each answer's score with what its tokens earn and pay, the KL penalty above all."""
@@ -45,16 +47,21 @@ class Reinforce:
         totals: dict[str, list[float]] = {}
         for whole in minibatches(len(mask), config.epochs, config.minibatches, seed, mask.device):
             tokens = int(mask[whole].sum())
-            sums = dict.fromkeys(("policy_loss", "approximate_kl"), 0.0)
-            for rows in whole.split(config.micro_batch or len(whole)):
+
+            def part(start: int, end: int, whole: Tensor = whole, tokens: int = tokens) -> Tensor:
+                """Leaves the gradient of a part's share in the minibatch's loss; its shares in the figures."""
+                rows = whole[start:end]
                 now, old = mask[rows], drawn.log_probs[rows]
                 with self.roles.acting("policy", train=True) as model:
                     log_probs, _ = response_pass(model, None, drawn, rows, config.temperature)
-                each = losses.reinforce_losses(log_probs, old, advantages[rows], now, config.clip)
-                loss = each.sum() / len(whole)
+                loss = losses.reinforce_losses(log_probs, old, advantages[rows], now, config.clip).sum() / len(whole)
                 loss.backward()
-                sums["policy_loss"] += float(loss.detach())
-                sums["approximate_kl"] += float(losses.approximate_kl(log_probs.detach(), old, now, tokens))
+                moved = losses.approximate_kl(log_probs.detach(), old, now, tokens)
+                return torch.stack([loss.detach(), moved])
+
+            shares = self.parts.each(len(whole), part, lambda: self.optimizer.zero_grad(set_to_none=True))
+            figures = torch.stack(shares).sum(0).tolist()
+            sums = dict(zip(("policy_loss", "approximate_kl"), figures, strict=True))
             sums["grad_norm"] = clip_and_step(self.optimizer, trained, config.max_grad_norm)
             for key, number in sums.items():
                 totals.setdefault(key, []).append(number)

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from engine.training import checkpoint
 from engine.training.context import Context, Stopped, clip_and_step
+from engine.training.parts import Parts
 from engine.training.settings import FitConfig
 
 Example = TypeVar("Example")
@@ -80,6 +81,7 @@ def fit(
     for tensor, value in zip(objective.state(), kept.get("state", []), strict=bool(kept)):
         tensor.copy_(value)
     figures: dict[str, float] = {}
+    parts = Parts(config.micro_batch)
     saved = time.monotonic()
 
     def save(step: int) -> None:
@@ -95,7 +97,7 @@ def fit(
         scale = schedule((step + 1) / total, config.warmup)
         for group, peak in zip(optimizer.param_groups, peaks, strict=True):
             group["lr"] = peak * scale
-        figures = _accumulate(objective, batches_of(examples, config, step), config.micro_batch)
+        figures = _accumulate(objective, batches_of(examples, config, step), parts, optimizer)
         figures["grad_norm"] = clip_and_step(optimizer, trained, config.max_grad_norm)
         objective.stepped()
         context.metrics(stage, step + 1, figures)
@@ -108,18 +110,23 @@ def fit(
     return figures
 
 
-def _accumulate(objective: Objective[Example], batch: list[Example], micro: int) -> dict[str, float]:
+def _accumulate(
+    objective: Objective[Example], batch: list[Example], parts: Parts, optimizer: torch.optim.Optimizer
+) -> dict[str, float]:
     """Leave the gradient of the batch's mean loss; returns the batch's figures."""
     objective.begin(batch)
     weight = sum(map(objective.weight, batch)) or 1.0
-    total = 0.0
-    sums: dict[str, list[float]] = {}
-    for start in range(0, len(batch), micro or len(batch)):
-        loss, figures = objective.loss(batch[start : start + (micro or len(batch))])
+
+    def part(start: int, end: int) -> tuple[float, Figures]:
+        loss, figures = objective.loss(batch[start:end])
         (loss / weight).backward()
-        total += float(loss.detach()) / weight
-        for name, (value, count) in figures.items():
-            kept = sums.setdefault(name, [0.0, 0.0])
-            kept[0] += value
-            kept[1] += count
+        return float(loss.detach()) / weight, figures
+
+    done = parts.each(len(batch), part, lambda: optimizer.zero_grad(set_to_none=True))
+    sums: dict[str, list[float]] = {}
+    for name, (value, count) in (item for _, figures in done for item in figures.items()):
+        kept = sums.setdefault(name, [0.0, 0.0])
+        kept[0] += value
+        kept[1] += count
+    total = sum(loss for loss, _ in done)
     return {"loss": total} | {name: value / count for name, (value, count) in sums.items() if count}

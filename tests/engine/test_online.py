@@ -7,6 +7,7 @@ import torch
 
 from engine.errors import UserError
 from engine.feedback.examples import Valued
+from engine.methods import ppo, reinforce
 from engine.methods.function import FunctionReward, load_function
 from engine.methods.online import gather, train_online
 from engine.methods.ppo import PPO, train_ppo
@@ -94,6 +95,25 @@ def test_micro_batches_change_nothing_but_memory(method, tiny_folder):
         assert figures == pytest.approx(found[0][0], abs=1e-5)
         for a, b in zip(gradients, found[0][1], strict=True):
             assert torch.allclose(a, b, atol=1e-5)
+
+
+@pytest.mark.parametrize("method", ["ppo", "reinforce"])
+def test_running_out_of_memory_ends_as_if_smaller_parts_had_been_chosen(method, tiny_folder, monkeypatch, caplog):
+    small = trained(method, tiny_folder, micro_batch=2)
+    module = {"ppo": ppo, "reinforce": reinforce}[method]
+    whole, calls = module.response_pass, []
+
+    def cramped(model, head, drawn, rows, temperature):
+        calls.append(len(rows))
+        if len(rows) > 3 or len(calls) == 3:  # once in the middle of a step, when a part has left its gradient
+            raise torch.OutOfMemoryError("no room")
+        return whole(model, head, drawn, rows, temperature)
+
+    monkeypatch.setattr(module, "response_pass", cramped)
+    found = trained(method, tiny_folder)
+    assert "Memory ran out" in caplog.text and calls[0] > 3 and 1 in calls
+    for a, b in zip(small, found, strict=True):
+        assert torch.allclose(a, b, atol=1e-5)
 
 
 def test_an_answer_above_the_length_target_pays_for_each_token(tiny_folder):
