@@ -15,6 +15,7 @@ _MODULES = {
     "launcher": "engine.jobs.launch",
     "labelling": "engine.store.labelling",
     "shelf": "engine.shelf",
+    "estimates": "engine.estimate",
     "quality": "engine.store.quality",
     "browsing": "engine.store.browse",
 }

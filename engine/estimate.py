@@ -1,4 +1,6 @@
-"""What a run will need before it starts: memory by part, from the shapes of the model and the settings. Needs no torch.
+"""What a run will need before it starts: memory from the model's shape and the settings, time from runs before it.
+
+Needs no torch.
 
 Counted are tensors; what interpreter and libraries take comes on top. The factors of activations are the tensors that
 a transformer block keeps for its backward pass with LoRA on every linear layer and frozen weights: those whose
@@ -11,7 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from engine.errors import UserError
-from engine.jobs.config import RunConfig
+from engine.jobs.config import RunConfig, read_config
+from engine.store import runs
+from engine.store.db import Store
 
 PROMPT = 32  # tokens of a prompt, where nothing is known of it
 ANSWERED = 0.5  # share of the longest answer that an answer takes, where nothing is known of it
@@ -119,3 +123,36 @@ def memory(
     # Rollouts and training do not overlap: the peak holds the larger of the cache and of what training keeps.
     peak = max(parts["cache"], parts["activations"] + parts["logits"])
     return {**parts, "total": parts["weights"] + parts["adapters"] + parts["optimiser"] + peak}
+
+
+def work(config: RunConfig, stage: str, feedback: int) -> float:
+    """How much a stage does, in units that only compare with themselves. feedback: pieces it learns from."""
+    if stage in ("ppo", "reinforce"):
+        settings = getattr(config, stage)
+        # An answer is written once, read by reference, reward and value once each, and twice (there and back) an epoch.
+        return settings.updates * settings.episodes * (4 + 2 * settings.epochs)
+    if stage == "compare":
+        return config.compare.prompts
+    if stage in ("reward", "sft", "dpo", "kto", "ilql"):
+        return getattr(config, stage).epochs * max(feedback, 1)
+    return 1.0
+
+
+def seconds(store: Store, method: str, config: RunConfig, base_fingerprint: str, feedback: int) -> float | None:
+    """How long a run will take, from the newest finished run of the method on the same base; None without one."""
+    row = store.row(
+        "SELECT r.id, r.config FROM runs r JOIN model_versions v ON v.id = r.parent_version_id "
+        "WHERE r.method = ? AND r.status = 'finished' AND v.base_fingerprint = ? ORDER BY r.id DESC LIMIT 1",
+        method,
+        base_fingerprint,
+    )
+    if row is None:
+        return None
+    before = read_config(json.loads(row["config"]))
+    used = store.rows("SELECT count(*) AS n FROM run_feedback WHERE run_id = ?", row["id"])[0]["n"]
+    total = 0.0
+    for stage in runs.stages_of(store, row["id"]):
+        if stage["ended"]:
+            ratio = work(config, stage["name"], feedback) / work(before, stage["name"], used)
+            total += (stage["ended"] - stage["started"]) * ratio
+    return total

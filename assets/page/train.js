@@ -215,11 +215,22 @@ function range(one) {
   return [usual, [low, high].filter(Boolean).join(" ")].filter(Boolean).join(", ");
 }
 
+/** What the run will take, before it starts. */
+async function tellCost() {
+  const answer = await call("cost", method.value, preset.value, given);
+  if (!answer) return;
+  const needs = answer.gigabytes === null ? "" : t("Takes about {gb} GB of memory", { gb: answer.gigabytes.toFixed(1) });
+  const time = answer.seconds === null ? t("how long is known after the first run") : t("about {time}, judged by the last run", { time: duration(answer.seconds) });
+  root.querySelector(".cost").textContent = [needs, time].filter(Boolean).join("; ") + (answer.gigabytes > answer.free ? t(". That is more than is free: lower ppo.episodes or set precision to nf4.") : ".");
+}
+
 async function offerSettings() {
   const answer = await call("offered", method.value, preset.value);
   if (!answer) return;
   fill(settingsBox, answer.settings.map((one) => el("label", { class: "one-setting" }, el("span", { class: "name" }, one.name), field(one), el("span", { class: "hint" }, `${t(one.meaning)} (${range(one)})`))));
+  tellCost();
 }
+settingsBox.addEventListener("change", tellCost);
 
 function drawQuality(q) {
   const rows = [

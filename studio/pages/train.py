@@ -27,6 +27,7 @@ SKELETON = """
     <label class="hint text-path" hidden>Text file, or a folder of them
       <input type="text" aria-label="Text file or folder" placeholder="/home/me/texts" spellcheck="false">
     </label>
+    <p class="hint cost" role="status"></p>
     <details class="advanced"><summary>Every setting</summary><div class="settings"></div></details>
     <button class="improve primary" type="button" disabled>Improve</button>
     <p class="hint">Afterwards the model answers the same questions as before, for you to compare.</p>
@@ -48,6 +49,7 @@ LABELS = {
     "reinforce": "Policy gradient (RLOO)",
     "pretrain": "Plain text (pretraining)",
 }
+LIBRARIES = 0.6  # gigabytes that interpreter and libraries of a run take
 EFFORT = {"quick": 0.5, "balanced": 1.0, "thorough": 2.0}
 
 
@@ -210,6 +212,24 @@ def build(session: Session) -> None:
                 shown.append({**one, "value": values[stage][name] if stage else values[name]})
         return {"settings": shown}
 
+    def cost(method: str, preset: str, given: dict) -> dict:
+        """What the run that is set up would take: gigabytes at its most hungry stage, and seconds; None if unknown."""
+        config = engine.read_config(changed(settings_of(method, preset), given))
+        version, counts = session.version, engine.feedback_log.counts(session.store)
+        feedback = counts["ranking"] + counts["edit"] + counts["rating"]
+        stages = [s for s in settings_stages(method) if s not in ("", "compare", "pretrain")]
+        precision = "float32" if config.precision == "auto" else config.precision
+        try:
+            shape = engine.estimates.shape_of(engine.find_base(version["base"]))
+            needs = [engine.estimates.memory(shape, config, stage, precision)["total"] for stage in stages]
+        except (engine.UserError, KeyError):
+            needs = []
+        return {
+            "gigabytes": max(needs) / 1e9 + LIBRARIES if needs else None,
+            "free": engine.memory_in_use()["total"] - engine.memory_in_use()["used"],
+            "seconds": engine.estimates.seconds(session.store, method, config, version["base_fingerprint"], feedback),
+        }
+
     def quality() -> dict:
         return engine.quality.quality(session.store)
 
@@ -231,4 +251,4 @@ def build(session: Session) -> None:
         engine.launcher.resume(session.workspace, session.store, run)
         return {}
 
-    page("train", SKELETON, [state, ways, offered, overlay, quality, improve, stop, resume], session)
+    page("train", SKELETON, [state, ways, offered, cost, overlay, quality, improve, stop, resume], session)
