@@ -36,7 +36,7 @@ class PretrainConfig:
 
 @dataclass(frozen=True)
 class RewardConfig(FitConfig):
-    epochs: Count = setting(12, "Times that all feedback is gone through.")
+    epochs: Count = setting(20, "Times that all feedback is gone through.")
     weight_decay: NotNegative = setting(0.01, "AdamW's weight decay.")
     head_learning_rate: Positive = setting(5e-3, "Learning rate of the scalar head.")
     heads: Count = setting(1, "Heads on one adapter, each on the feedback weighted its own way: an ensemble.")
@@ -84,14 +84,14 @@ class ILQLConfig(FitConfig):
 class OnlineConfig:
     """What every method has that learns from answers as it gives them."""
 
-    updates: Count = setting(70, "Batches of answers to learn from.")
+    updates: Count = setting(60, "Batches of answers to learn from.")
     episodes: Count = setting(64, "Answers per update.")
     samples: Count = setting(1, "Answers to the same prompt among them.")
     learning_rate: Positive = setting(4e-4, "Learning rate of the policy's adapter.")
     final_rate: Share = setting(0.1, "Share of the learning rates that is left at the end, after a linear decay.")
     rank: Count = setting(16, "Rank of the policy's adapter.")
-    kl_coefficient: NotNegative = setting(0.1, "Price of a nat of KL to the reference, at the start.")
-    kl_target: Positive = setting(4.0, "KL to steer for, nats per answer.")
+    kl_coefficient: NotNegative = setting(0.2, "Price of a nat of KL to the reference, at the start.")
+    kl_target: Positive = setting(3.0, "KL to steer for, nats per answer.")
     # Much shorter, and the KL swings about its target.
     kl_horizon: Positive = setting(1000.0, "How slowly the price of KL is steered, in episodes.")
     kl_budget: NotNegative = setting(0.0, "KL at which training ends, nats per answer; 0 for no end.")
@@ -100,8 +100,8 @@ class OnlineConfig:
     )
     length_target: Natural = setting(0, "Tokens above which an answer pays for its length; 0 for never.")
     length_penalty: NotNegative = setting(0.02, "What it pays for each token above.")
-    improbable_floor: Share = setting(0.005, "Tokens that the reference finds less probable than this pay for it.")
-    improbable_penalty: NotNegative = setting(0.5, "What they pay for each nat below; 0 for nothing.")
+    improbable_floor: Share = setting(0.01, "Tokens that the reference finds less probable than this pay for it.")
+    improbable_penalty: NotNegative = setting(1.0, "What they pay for each nat below; 0 for nothing.")
     missing_eos_penalty: NotNegative = setting(1.0, "Taken off answers without an end or without words.")
     select_every: Natural = setting(
         0, "Updates between looks at held-out prompts, the best of which is kept; 0 keeps the last."
