@@ -25,8 +25,8 @@ format: $(VENV)/.ready-test
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
-bench: $(VENV)/.ready
-	@$(BIN)/python benchmarks/demo.py
+bench: $(VENV)/.ready-bench
+	@$(BIN)/python benchmarks/all.py
 
 pocket: $(VENV)/.ready
 	@$(BIN)/python -m engine.pocket.build

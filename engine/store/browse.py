@@ -6,14 +6,14 @@ from engine.store.conversations import responses_of
 from engine.store.db import Store
 
 # What a filter keeps, as a condition on a prompt p.
-_JUDGED = "EXISTS (SELECT 1 FROM standing_feedback f WHERE f.prompt_id = p.id AND f.kind = '{kind}')"
+_JUDGED = "EXISTS (SELECT 1 FROM current_ids c WHERE c.prompt_id = p.id AND c.kind = '{kind}')"
 FILTERS = {
     "all": "1",
     "ranked": _JUDGED.format(kind="ranking"),
     "edited": _JUDGED.format(kind="edit"),
     "rated": _JUDGED.format(kind="rating"),
     "commented": _JUDGED.format(kind="comment"),
-    "unjudged": "NOT EXISTS (SELECT 1 FROM standing_feedback f WHERE f.prompt_id = p.id)",
+    "unjudged": "NOT EXISTS (SELECT 1 FROM current_ids c WHERE c.prompt_id = p.id)",
     "chat": "p.source = 'chat'",
     "label": "p.source LIKE 'label:%'",
     "imported": "p.source LIKE 'import:%'",

@@ -78,9 +78,16 @@ def current(store: Store, prompt_id: int | None = None) -> list[dict]:
     return [{**row, "value": json.loads(row["value"])} for row in found]
 
 
-def judged_twice(store: Store) -> list[tuple[dict[int, float], dict[int, float]]]:
-    """Rankings of one prompt by one annotator that follow each other, as ({response: rank}, the same later)."""
-    rows = store.rows("SELECT * FROM standing_feedback WHERE kind = 'ranking' ORDER BY prompt_id, annotator, id")
+def judged_twice(store: Store, most: int = 1_000_000) -> list[tuple[dict[int, float], dict[int, float]]]:
+    """Rankings of one prompt by one annotator that follow each other, as ({response: rank}, the same later).
+
+    Of the newest `most` rankings.
+    """
+    rows = store.rows(
+        "SELECT * FROM (SELECT * FROM standing_feedback WHERE kind = 'ranking' ORDER BY id DESC LIMIT ?) "
+        "ORDER BY prompt_id, annotator, id",
+        most,
+    )
     ranks = [
         {response: float(rank) for rank, tier in enumerate(json.loads(row["value"])["tiers"]) for response in tier}
         for row in rows
@@ -95,9 +102,9 @@ def judged_twice(store: Store) -> list[tuple[dict[int, float], dict[int, float]]
 def counts(store: Store) -> dict[str, int]:
     """How much feedback of each kind stands, and on how many prompts."""
     found = {"ranking": 0, "edit": 0, "rating": 0}
-    for row in store.rows("SELECT kind, count(*) AS n FROM current_feedback GROUP BY kind"):
+    for row in store.rows("SELECT kind, count(*) AS n FROM current_ids GROUP BY kind"):
         found[row["kind"]] = row["n"]
-    found["prompts"] = store.rows("SELECT count(DISTINCT prompt_id) AS n FROM current_feedback")[0]["n"]
+    found["prompts"] = store.rows("SELECT count(DISTINCT prompt_id) AS n FROM current_ids")[0]["n"]
     return found
 
 

@@ -15,10 +15,11 @@ from engine.store.db import Store, now
 SKIPPED = {"tag": "skipped"}
 
 _OPEN = (
-    "SELECT p.* FROM prompts p WHERE p.source = ? AND EXISTS (SELECT 1 FROM responses r WHERE r.prompt_id = p.id) "
-    "AND NOT EXISTS (SELECT 1 FROM standing_feedback f WHERE f.prompt_id = p.id AND (f.kind = 'ranking' "
-    "OR (f.kind = 'tag' AND f.value = ?))) ORDER BY p.id LIMIT ?"
+    "SELECT p.* FROM prompts p WHERE p.source = ? AND NOT EXISTS (SELECT 1 FROM current_ids c JOIN feedback f "
+    "ON f.id = c.id WHERE c.prompt_id = p.id AND (c.kind = 'ranking' OR (c.kind = 'tag' AND f.value = ?))) "
+    "AND EXISTS (SELECT 1 FROM responses r WHERE r.prompt_id = p.id) ORDER BY p.id LIMIT ?"
 )
+_GIVEN = "FROM standing_feedback f JOIN prompts p ON p.id = f.prompt_id WHERE f.kind = 'ranking' AND p.source = ?"
 
 
 def source_of(prompt_set: str) -> str:
@@ -40,32 +41,41 @@ def skip(store: Store, prompt_id: int) -> int:
     return store.insert("feedback", kind="tag", prompt_id=prompt_id, value=SKIPPED, created=now())
 
 
-def ranked(store: Store, source: str) -> list[dict]:
-    """The rankings of a source's items that stand, in the order they were given: prompt_id, created, value."""
-    rows = store.rows(
-        "SELECT f.id, f.prompt_id, f.created, f.value FROM prompts p JOIN standing_feedback f ON f.prompt_id = p.id "
-        "WHERE p.source = ? AND f.kind = 'ranking' AND f.annotator = 'person' ORDER BY f.id",
+def done(store: Store, source: str) -> int:
+    """How many of a source's items are ranked; one that was ranked twice counts once."""
+    return store.rows(
+        "SELECT count(DISTINCT p.id) AS n FROM prompts p JOIN current_ids c ON c.prompt_id = p.id AND "
+        "c.kind = 'ranking' WHERE p.source = ?",
         source,
-    )
-    return [{**row, "value": json.loads(row["value"])} for row in rows]
+    )[0]["n"]
 
 
-def due_again(rankings: list[dict], every: int = 10, apart: int = 5) -> int | None:
-    """The prompt to ask about once more, or None: one of every `every` items is an earlier one, for measuring how far
-    a person agrees with themselves. It lies at least `apart` items back and was ranked once so far."""
-    times: dict[int, int] = {}
-    for row in rankings:
-        times[row["prompt_id"]] = times.get(row["prompt_id"], 0) + 1
-    repeats = sum(count > 1 for count in times.values())
-    if len(times) < every * (repeats + 1):
+def recent(store: Store, source: str, limit: int = 40) -> list[dict]:
+    """The newest rankings of a source's items that stand, newest first: prompt_id, created."""
+    return store.rows(f"SELECT f.prompt_id, f.created {_GIVEN} ORDER BY f.id DESC LIMIT ?", source, limit)
+
+
+def due_again(store: Store, source: str, every: int = 10, apart: int = 5) -> int | None:
+    """The prompt to ask about once more, or None: one of every `every` rankings is of an earlier item, for measuring
+    how far a person agrees with themselves. It lies at least `apart` rankings back and was ranked once so far."""
+    newest = recent(store, source)
+    if len(newest) < every:
         return None
-    recent = {row["prompt_id"] for row in rankings[-apart:]}
-    return next((prompt for prompt, count in times.items() if count == 1 and prompt not in recent), None)
+
+    def times(prompt: int) -> int:
+        sql = "SELECT count(*) AS n FROM standing_feedback WHERE prompt_id = ? AND kind = 'ranking'"
+        return store.rows(sql, prompt)[0]["n"]
+
+    if any(times(row["prompt_id"]) > 1 for row in newest[:every]):
+        return None
+    near = {row["prompt_id"] for row in newest[:apart]}
+    older = [row["prompt_id"] for row in reversed(newest[apart:]) if row["prompt_id"] not in near]
+    return next((prompt for prompt in older if times(prompt) == 1), None)
 
 
-def pace(rankings: list[dict], idle: float = 120.0) -> float | None:
+def pace(store: Store, source: str, idle: float = 120.0) -> float | None:
     """Seconds a ranking takes, the median of the last twenty; pauses longer than `idle` do not count."""
-    times = [datetime.fromisoformat(row["created"]).timestamp() for row in rankings[-21:]]
+    times = [datetime.fromisoformat(row["created"]).timestamp() for row in reversed(recent(store, source, 21))]
     gaps = sorted(b - a for a, b in pairwise(times) if 0 < b - a < idle)
     return gaps[len(gaps) // 2] if gaps else None
 

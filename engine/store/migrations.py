@@ -100,3 +100,36 @@ def m003_labelling(db: Database) -> None:
     """Label asks for the open items of a source at every turn; Data lists feedback by kind."""
     db.table("prompts").create_index(["source"], "prompts_by_source", if_not_exists=True)
     db.table("feedback").create_index(["kind"], "feedback_by_kind", if_not_exists=True)
+
+
+@migrations()
+def m004_current_ids(db: Database) -> None:
+    """What stands now, kept as feedback comes in: finding it anew for every look costs more with every ranking."""
+    db.executescript(
+        """
+        CREATE TABLE current_ids (id INTEGER PRIMARY KEY REFERENCES feedback(id), kind TEXT NOT NULL,
+            prompt_id INTEGER NOT NULL);
+        INSERT INTO current_ids SELECT id, kind, prompt_id FROM current_feedback;
+        CREATE INDEX current_by_prompt ON current_ids(prompt_id, kind);
+        CREATE INDEX current_by_kind ON current_ids(kind, prompt_id);
+        CREATE INDEX feedback_about ON feedback(prompt_id, kind, response_id, annotator);
+        -- A newer row about the same thing takes the older one's place ...
+        CREATE TRIGGER feedback_becomes_current AFTER INSERT ON feedback WHEN NEW.kind != 'undo' BEGIN
+            DELETE FROM current_ids WHERE id IN (SELECT id FROM feedback WHERE prompt_id = NEW.prompt_id
+                AND kind = NEW.kind AND response_id IS NEW.response_id AND annotator = NEW.annotator
+                AND (kind != 'tag' OR value = NEW.value));
+            INSERT INTO current_ids VALUES (NEW.id, NEW.kind, NEW.prompt_id);
+        END;
+        -- ... and one that is taken back gives it to the newest of those that still stand.
+        CREATE TRIGGER feedback_is_taken_back AFTER INSERT ON feedback WHEN NEW.kind = 'undo' BEGIN
+            DELETE FROM current_ids WHERE id = NEW.undoes;
+            INSERT OR IGNORE INTO current_ids SELECT f.id, f.kind, f.prompt_id FROM feedback o JOIN feedback f
+                ON f.prompt_id = o.prompt_id AND f.kind = o.kind AND f.response_id IS o.response_id
+                AND f.annotator = o.annotator AND (f.kind != 'tag' OR f.value = o.value)
+                WHERE o.id = NEW.undoes AND NOT EXISTS
+                (SELECT 1 FROM feedback u WHERE u.kind = 'undo' AND u.undoes = f.id) ORDER BY f.id DESC LIMIT 1;
+        END;
+        DROP VIEW current_feedback;
+        CREATE VIEW current_feedback AS SELECT f.* FROM current_ids c JOIN feedback f ON f.id = c.id;
+        """
+    )

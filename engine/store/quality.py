@@ -15,7 +15,7 @@ def _pairs(tiers: list[list[int]]) -> tuple[list[tuple[int, int]], int]:
     return ordered, len(both) - len(ordered)
 
 
-def quality(store: Store, most: int = 5000) -> dict:
+def quality(store: Store, most: int = 1000) -> dict:
     """Shares from 0 to 1, None where nothing can be said; the newest `most` rankings count.
 
     "ties": of all pairs; "longer_wins": of untied pairs whose lengths differ, those that the longer answer won (0.5
@@ -41,15 +41,15 @@ def quality(store: Store, most: int = 5000) -> dict:
             unequal += a != b
             longer += a > b
     again = alike = 0
-    for first, second in feedback.judged_twice(store):
+    for first, second in feedback.judged_twice(store, most):
         for a, b in combinations(set(first) & set(second), 2):
             one, two = first[a] - first[b], second[a] - second[b]
             if one and two:
                 again += 1
                 alike += (one > 0) == (two > 0)
     unjudged = store.rows(
-        "SELECT count(*) AS n FROM prompts p WHERE (SELECT count(*) FROM responses r WHERE r.prompt_id = p.id) > 1 "
-        "AND NOT EXISTS (SELECT 1 FROM feedback f WHERE f.prompt_id = p.id)"
+        "SELECT count(*) AS n FROM prompts p WHERE NOT EXISTS (SELECT 1 FROM current_ids c WHERE c.prompt_id = p.id) "
+        "AND (SELECT count(*) FROM responses r WHERE r.prompt_id = p.id) > 1"
     )[0]["n"]
     return {
         "rankings": len(rows),

@@ -52,8 +52,17 @@ def add_metrics(store: Store, run_id: int, stage: str, step: int, values: dict[s
         connection.executemany("INSERT OR REPLACE INTO metrics VALUES (?, ?, ?, ?, ?)", rows)
 
 
-def metrics_of(store: Store, run_id: int) -> list[dict]:
-    return store.rows("SELECT stage, step, name, value FROM metrics WHERE run_id = ? ORDER BY stage, step", run_id)
+def metrics_of(store: Store, run_id: int, most: int | None = None) -> list[dict]:
+    """A run's metrics by stage and step; of each at most about `most`, evenly spread, the last among them."""
+    sql = "SELECT stage, step, name, value FROM metrics WHERE run_id = ?"
+    if most is None:
+        return store.rows(sql + " ORDER BY stage, step", run_id)
+    found = []
+    for row in store.rows("SELECT stage, max(step) AS last FROM metrics WHERE run_id = ? GROUP BY stage", run_id):
+        every = max(1, row["last"] // most)
+        kept = sql + " AND stage = ? AND (step % ? = 0 OR step = ?) ORDER BY step"
+        found += store.rows(kept, run_id, row["stage"], every, row["last"])
+    return found
 
 
 def samples_of(store: Store, run_id: int, limit: int = 6) -> list[dict]:

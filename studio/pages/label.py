@@ -48,9 +48,7 @@ def build(session: Session) -> None:
         fill = filler(name)
         fill.wake()
         store = session.store
-        rankings = engine.labelling.ranked(store, fill.source)
-        seconds = engine.labelling.pace(rankings)
-        again = engine.labelling.due_again(rankings)
+        again = engine.labelling.due_again(store, fill.source)
         item = None
         if again is not None and again not in (avoid or []):
             row = engine.conversations.get_prompt(store, again)
@@ -63,13 +61,13 @@ def build(session: Session) -> None:
         return {
             "sets": [[key, label] for key, label in SETS.items()],
             "set": name,
-            "done": len({r["prompt_id"] for r in rankings}),
-            "pace": seconds,
+            "done": engine.labelling.done(store, fill.source),
+            "pace": engine.labelling.pace(store, fill.source),
             "item": item,
             "informed": bool(item and item["id"] in fill.doubts),
             "problem": fill.problem,
             "answers": ANSWERS,
-            "left": len(fill.left()),
+            "left": len(fill.left()) if item is None else None,
         }
 
     def rank(name: str, prompt: int, tiers: list) -> dict:

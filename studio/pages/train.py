@@ -132,10 +132,7 @@ def curves_of(method: str) -> list[tuple[str, str, int]]:
     return [(f"{method}/loss", "Loss", 3), *more.get(method, [])]
 
 
-def thin(points: list, most: int = 300) -> list:
-    """At most about `most` points of a curve, the last always among them."""
-    step = max(1, len(points) // most)
-    return points[:-1:step] + points[-1:]
+POINTS = 300  # of a curve; more would not be seen
 
 
 def build(session: Session) -> None:
@@ -144,7 +141,7 @@ def build(session: Session) -> None:
     def shown(run: dict) -> dict:
         store = session.store
         found: dict[str, list] = {}
-        for row in engine.runs.metrics_of(store, run["id"]):
+        for row in engine.runs.metrics_of(store, run["id"], POINTS):
             found.setdefault(f"{row['stage']}/{row['name']}", []).append([row["step"], row["value"]])
         stages = engine.runs.stages_of(store, run["id"])
         reward = run["result"].get("reward_model")
@@ -163,7 +160,7 @@ def build(session: Session) -> None:
             "left": time_left(run, stages, time.time()),
             "compared": "comparison" in run["result"],
             "curves": [
-                {"title": title, "digits": digits, "points": thin(found.get(name, []))}
+                {"title": title, "digits": digits, "points": found.get(name, [])}
                 for name, title, digits in curves_of(run["method"])
             ],
             "report": report,
@@ -178,9 +175,9 @@ def build(session: Session) -> None:
         for run_id in run_ids[:4]:
             run = engine.runs.get_run(session.store, run_id)
             curves: dict[str, list] = {}
-            for row in engine.runs.metrics_of(session.store, run_id):
+            for row in engine.runs.metrics_of(session.store, run_id, POINTS):
                 curves.setdefault(f"{row['stage']}/{row['name']}", []).append([row["step"], row["value"]])
-            titles = {title: thin(curves.get(name, [])) for name, title, _ in curves_of(run["method"])}
+            titles = {title: curves.get(name, []) for name, title, _ in curves_of(run["method"])}
             found.append({"id": run_id, "method": run["method"], "curves": titles})
         return found
 

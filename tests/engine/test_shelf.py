@@ -1,6 +1,7 @@
 """Versions as a person keeps them, the labelling queue, exports and the quality of feedback."""
 
 import json
+import random
 import zipfile
 
 import pytest
@@ -68,15 +69,46 @@ def test_the_queue_holds_what_is_neither_ranked_nor_skipped(store, base_version)
 
 def test_one_of_ten_is_asked_again_and_never_at_once(store, base_version):
     source = labelling.source_of("everyday")
+    items = []
     for i in range(10):
-        assert labelling.due_again(labelling.ranked(store, source)) is None
+        assert labelling.due_again(store, source) is None and labelling.done(store, source) == i
+        items.append(answered(store, base_version, f"q{i}", source))
+        feedback.add_ranking(store, items[-1][0], [[r] for r in items[-1][1]])
+    assert labelling.due_again(store, source) == items[0][0]
+    feedback.add_ranking(store, items[0][0], [items[0][1]])
+    assert labelling.done(store, source) == 10
+    for i in range(10, 20):
+        assert labelling.due_again(store, source) is None
         prompt, responses = answered(store, base_version, f"q{i}", source)
         feedback.add_ranking(store, prompt, [[r] for r in responses])
-    rankings = labelling.ranked(store, source)
-    again = labelling.due_again(rankings)
-    assert again == rankings[0]["prompt_id"]
-    feedback.add_ranking(store, again, rankings[0]["value"]["tiers"])
-    assert labelling.due_again(labelling.ranked(store, source)) is None
+    assert labelling.due_again(store, source) == items[1][0]
+
+
+def standing(store):
+    return store.rows("SELECT id FROM standing_feedback")
+
+
+def test_what_stands_is_kept_up_to_date_as_it_would_be_found_anew(store, base_version):
+    rng = random.Random(0)
+    given = []
+    for n in range(3):
+        prompt, responses = answered(store, base_version, f"q{n}")
+        given += [(prompt, response) for response in responses]
+    for _ in range(200):
+        prompt, response = rng.choice(given)
+        rng.choice([
+            lambda: feedback.add_rating(store, response, rng.randint(1, 5)),  # noqa: B023
+            lambda: feedback.add_edit(store, response, f"better {rng.random()}"),  # noqa: B023
+            lambda: feedback.add_tag(store, response, rng.choice(["wrong", "rude"])),  # noqa: B023
+            lambda: feedback.add_ranking(store, prompt, [[response]]),  # noqa: B023
+            lambda: feedback.undo(store),
+            lambda: [feedback.take_back(store, rng.choice(rows)["id"]) for rows in [standing(store)] if rows],
+        ])()  # fmt: skip
+        anew = store.rows(
+            "SELECT max(id) AS id FROM standing_feedback GROUP BY kind, prompt_id, response_id, annotator, "
+            "CASE WHEN kind = 'tag' THEN value END ORDER BY 1"
+        )
+        assert store.rows("SELECT id FROM current_ids ORDER BY id") == anew
 
 
 def test_doubt_is_highest_where_scores_are_alike():
