@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock
 
-.PHONY: studio test slow lint format bench pocket clean
+.PHONY: studio test slow lint format bench screenshots pocket clean
 
 studio: $(VENV)/.ready
 	@$(BIN)/rlhf-studio
@@ -27,6 +27,9 @@ format: $(VENV)/.ready-test
 
 bench: $(VENV)/.ready-bench
 	@$(BIN)/python benchmarks/all.py
+
+screenshots: $(VENV)/.ready-test
+	@$(BIN)/python docs/screenshots.py
 
 pocket: $(VENV)/.ready
 	@$(BIN)/python -m engine.pocket.build
