@@ -129,6 +129,14 @@ function settingsOf(config) {
   return el("dl", { class: "settings-list" }, flat.map(([name, value]) => [el("dt", {}, name), verbatim("dd", value === null || value === "" ? "–" : String(value))]));
 }
 
+/** The same few questions, each with its newest answer; how they were answered before folds away below. */
+function samplesOf(run) {
+  const byPrompt = new Map();
+  for (const s of run.samples) byPrompt.set(s.prompt, [...(byPrompt.get(s.prompt) || []), s]);
+  const one = (s) => [verbatim("dd", s.text), el("dd", { class: "hint" }, t("update {step}, reward {reward}", { step: s.step, reward: s.reward.toFixed(2) }))];
+  return [...byPrompt].map(([prompt, list], i) => [verbatim("dt", prompt), one(list[0]), list.length > 1 && el("dd", {}, fold(`earlier-${i}`, "How it was answered before", el("dl", { class: "samples" }, list.slice(1).map(one))))]);
+}
+
 const STATUS = { queued: "Waiting for its turn", running: "Running", finished: "Finished", stopped: "Stopped", failed: "Failed" };
 
 function drawRun(run) {
@@ -143,7 +151,7 @@ function drawRun(run) {
     ["stopped", "failed"].includes(run.status) && el("button", { class: "resume-run", onclick: () => call("resume", run.id).then(refresh) }, t("Resume")),
     run.status === "finished" && run.compared && el("a", { class: "button primary", href: "/compare" }, t("Compare before and after")),
   );
-  const samples = run.samples.map((s) => [verbatim("dt", s.prompt), verbatim("dd", s.text), el("dd", { class: "hint" }, t("update {step}, reward {reward}", { step: s.step, reward: s.reward.toFixed(2) }))]);
+  const samples = samplesOf(run);
   const slider = el("input", { type: "range", min: "0", max: "0.95", step: "0.05", value: smoothing, "aria-label": t("Smoothing") });
   slider.addEventListener("input", () => {
     smoothing = Number(slider.value);

@@ -25,6 +25,7 @@ from engine.training.context import Context, Silent, Stopped
 from engine.training.passes import Scorer, response_pass
 
 CHECKPOINT_EVERY = 10  # updates
+SHOWN, SHOWN_EVERY = 3, 5  # prompts that are answered anew, and after how many updates
 
 
 @dataclass
@@ -176,10 +177,8 @@ def train_online(
         if config.select_every and ((update + 1) % config.select_every == 0 or update + 1 == config.updates):
             figures["held_out_reward"] = best.look()
         context.metrics(stage, update + 1, figures)
-        for row in range(min(3, len(rows))) if update % 5 == 0 or update == config.updates - 1 else ():
-            text = decode(roles.tokenizer, drawn.tokens(row))
-            score = float(experience.scores[row])
-            context.sample(update + 1, conversations[rows[row]][-1]["content"], text, score)
+        if update % SHOWN_EVERY == 0 or update == config.updates - 1:
+            _show(roles, scorer, conversations[:SHOWN], config, update + 1, context)
         if (update + 1) % CHECKPOINT_EVERY == 0 or update + 1 == config.updates:
             save(update + 1)
         if config.kl_budget and kl > config.kl_budget:
@@ -188,6 +187,16 @@ def train_online(
     best.put_back()
     context.stage(stage, config.updates, config.updates)
     return figures
+
+
+def _show(
+    roles: Roles, scorer: Scorer, conversations: list[list[Message]], config: OnlineConfig, step: int, context: Context
+) -> None:
+    """Answer the same few prompts with the same seeds again, for someone who watches."""
+    sampling = Sampling(temperature=config.temperature, max_new_tokens=config.max_new_tokens)
+    answers = answer(roles, "policy", conversations, sampling, list(range(len(conversations))))
+    for found, score in zip(answers, scorer.scores(answers).tolist(), strict=True):
+        context.sample(step, found.messages[-1]["content"], found.text, score)
 
 
 class Best:

@@ -164,7 +164,7 @@ def build(session: Session) -> None:
                 for name, title, digits in curves_of(run["method"])
             ],
             "report": report,
-            "samples": engine.runs.samples_of(store, run["id"], 6),
+            "samples": engine.runs.samples_of(store, run["id"], 60),
             "config": run["config"],
             "log": engine.launcher.log_tail(session.workspace, run["id"], 40),
         }

@@ -5,9 +5,12 @@ import signal
 import time
 
 import pytest
+import torch
 
 import engine
 from engine.jobs import launch
+from engine.methods.reward import RewardModel
+from engine.models.roles import ScalarHead
 from engine.store import comparisons, conversations, feedback, models, runs
 
 SHORT = ["reward.epochs=1", "ppo.updates=2", "ppo.episodes=4", "compare.prompts=4", "ppo.max_new_tokens=24"]
@@ -151,6 +154,34 @@ def test_every_method_ends_in_a_version_that_is_compared_and_chatted_with(method
         assert list(events)[-1]["event"] == "done"
     finally:
         client.close()
+
+
+def test_the_serving_worker_scores_as_the_reward_model_does(workspace, pocket_roles):
+    pocket_roles.add("reward", rank=4)
+    head = ScalarHead(pocket_roles.width)
+    torch.nn.init.normal_(head.linear.weight, generator=torch.Generator().manual_seed(0))
+    reward = RewardModel(pocket_roles, [("reward", head)], mean=0.5, std=2.0)
+    reward.save(workspace.model(7), {})
+    texts = [["It is Paris.", "Go away."], ["Four."]]
+    groups = [[{"prompt": "And?", "text": text, "finished": True} for text in group] for group in texts]
+    expected = reward.score_texts([([{"role": "user", "content": "And?"}], t, True) for g in texts for t in g])
+    client = engine.ServingClient(workspace.folder / "serving.log")
+    try:
+        found = client.scores(str(engine.find_base("pocket")), str(workspace.model(7)), groups)
+    finally:
+        client.close()
+    assert [len(group) for group in found] == [2, 1]
+    assert [score for group in found for score in group] == pytest.approx(expected.tolist(), abs=1e-4)
+
+
+def test_two_versions_are_compared_by_a_run(workspace, store, ranked, base_version):
+    settings = [*SHORT, "compare.prompts=3", f"compare.after={base_version}"]
+    run_id = launch.start(workspace, store, "compare", engine.parse_settings(settings), base_version)
+    run = until(workspace, store, run_id, ended)
+    assert run["status"] == "finished", launch.log_tail(workspace, run_id)
+    found = comparisons.list_comparisons(store)[0]
+    assert (found["before_id"], found["after_id"], found["result"]["prompts"]) == (base_version, base_version, 3)
+    assert all(item["before"] == item["after"] for item in comparisons.items_of(store, found["id"]))
 
 
 def test_pretraining_makes_a_base_of_its_own(workspace, store, ranked, tmp_path):

@@ -18,7 +18,7 @@ STRING = r'"((?:[^"\\]|\\.)+)"'
 def spoken(script: str) -> set[str]:
     """The sentences that a script passes to a function that translates them."""
     found = set(re.findall(rf"\b(?:t|notice)\({STRING}", script))
-    found |= set(re.findall(rf"\bfigure\({STRING}", script)) | set(re.findall(rf"\bfold\(\"\w+\", {STRING}", script))
+    found |= set(re.findall(rf"\bfigure\({STRING}", script)) | set(re.findall(rf"\bfold\([^,]+, {STRING}", script))
     for first, second in re.findall(rf"\bt\([^()?]+\? {STRING} : {STRING}\)", script):
         found |= {first, second}
     return found
