@@ -38,7 +38,7 @@ def fill(store: Any, version: int, responses: int) -> None:
             "INSERT INTO prompts (id, conversation_id, text, source, created) VALUES (?, ?, ?, ?, ?)",
             (
                 (i, i // 10 if i % 2 and i >= 10 else None, f"question {i} about {rng.randrange(999)}",
-                 "chat" if i % 2 else "label:everyday", now)
+                 "chat" if i % 2 else engine.labelling.source_of("everyday", version), now)
                 for i in range(1, prompts + 1)
             ),
         )  # fmt: skip

@@ -20,12 +20,15 @@ class Filler:
 
     def __init__(self, session: Session, prompt_set: str):
         self.session, self.prompt_set = session, prompt_set
-        self.source = engine.labelling.source_of(prompt_set)
         self.doubts: dict[int, float] = {}  # of open items, by prompt; lost with the studio and found again
         self.problem = ""
         self.wanted = time.monotonic()
         self._thread: threading.Thread | None = None
         self._lock = threading.Lock()
+
+    @property
+    def source(self) -> str:
+        return engine.labelling.source_of(self.prompt_set, self.session.version["id"])
 
     def wake(self) -> None:
         self.wanted = time.monotonic()
@@ -49,7 +52,8 @@ class Filler:
         """Answer one more prompt where one is needed; False where the set is used up."""
         store, version = self.session.store, self.session.version
         reward = engine.versions.newest_reward(store, version["base_fingerprint"])
-        waiting = engine.labelling.open_items(store, self.source, POOL + 1)
+        source = engine.labelling.source_of(self.prompt_set, version["id"])
+        waiting = engine.labelling.open_items(store, source, POOL + 1)
         if reward:
             self._judge(reward, version, [item for item in waiting if item["id"] not in self.doubts])
         if len(waiting) >= (POOL if reward else AHEAD):
@@ -58,8 +62,8 @@ class Filler:
         left = self.left()
         if not left:
             return False
-        text = random.Random(f"{self.source} {len(left)}").choice(left)
-        self.session.answer_now([{"role": "user", "content": text}], text, self.source, ANSWERS, version)
+        text = random.Random(f"{source} {len(left)}").choice(left)
+        self.session.answer_now([{"role": "user", "content": text}], text, source, ANSWERS, version)
         return True
 
     def left(self) -> list[str]:

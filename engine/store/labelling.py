@@ -1,6 +1,6 @@
 """The queue of the Label page: prompts of a set with answers to rank. All of it lies in the store.
 
-An item is a prompt whose source is "label:SET". It is open until it is ranked or skipped; skipping is a tag, so that
+An item is a prompt whose source is "label:SET:VERSION". It is open until it is ranked or skipped; skipping is a tag, so that
 undo brings it back.
 """
 
@@ -22,8 +22,9 @@ _OPEN = (
 _GIVEN = "FROM standing_feedback f JOIN prompts p ON p.id = f.prompt_id WHERE f.kind = 'ranking' AND p.source = ?"
 
 
-def source_of(prompt_set: str) -> str:
-    return f"label:{prompt_set}"
+def source_of(prompt_set: str, version: int) -> str:
+    """A queue is of a prompt set and the model version that answers: a new version's answers are to be judged anew."""
+    return f"label:{prompt_set}:{version}"
 
 
 def open_items(store: Store, source: str, limit: int = 20) -> list[dict]:

@@ -47,22 +47,22 @@ def build(session: Session) -> None:
         """Where the queue stands, and the next item; `avoid` are items that are on the screen or were put off."""
         fill = filler(name)
         fill.wake()
-        store = session.store
-        again = engine.labelling.due_again(store, fill.source)
+        store, source = session.store, fill.source
+        again = engine.labelling.due_again(store, source)
         item = None
         if again is not None and again not in (avoid or []):
             row = engine.conversations.get_prompt(store, again)
             item = shown({**row, "responses": engine.conversations.responses_of(store, again)}, True)
         else:
-            waiting = [i for i in engine.labelling.open_items(store, fill.source) if i["id"] not in (avoid or [])]
+            waiting = [i for i in engine.labelling.open_items(store, source) if i["id"] not in (avoid or [])]
             if waiting:
                 best = max(waiting, key=lambda i: fill.doubts.get(i["id"], -1.0))  # the first, where none is judged
                 item = shown(best, False)
         return {
             "sets": [[key, label] for key, label in SETS.items()],
             "set": name,
-            "done": engine.labelling.done(store, fill.source),
-            "pace": engine.labelling.pace(store, fill.source),
+            "done": engine.labelling.done(store, source),
+            "pace": engine.labelling.pace(store, source),
             "item": item,
             "informed": bool(item and item["id"] in fill.doubts),
             "problem": fill.problem,

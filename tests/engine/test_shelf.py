@@ -55,7 +55,7 @@ def test_a_version_is_exported_as_a_zip(store, workspace, policy, tmp_path):
 
 
 def test_the_queue_holds_what_is_neither_ranked_nor_skipped(store, base_version):
-    source = labelling.source_of("everyday")
+    source = labelling.source_of("everyday", base_version)
     items = [answered(store, base_version, f"q{i}", source) for i in range(4)]
     answered(store, base_version, "elsewhere")
     conversations.add_prompt(store, "without answers", source)
@@ -68,7 +68,7 @@ def test_the_queue_holds_what_is_neither_ranked_nor_skipped(store, base_version)
 
 
 def test_one_of_ten_is_asked_again_and_never_at_once(store, base_version):
-    source = labelling.source_of("everyday")
+    source = labelling.source_of("everyday", base_version)
     items = []
     for i in range(10):
         assert labelling.due_again(store, source) is None and labelling.done(store, source) == i
