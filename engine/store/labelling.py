@@ -1,7 +1,7 @@
 """The queue of the Label page: prompts of a set with answers to rank. All of it lies in the store.
 
-An item is a prompt whose source is "label:SET:VERSION". It is open until it is ranked or skipped; skipping is a tag, so that
-undo brings it back.
+An item is a prompt whose source is "label:SET:VERSION". It is open until it is ranked or skipped; skipping is a tag, so
+that undo brings it back.
 """
 
 import json
