@@ -1,5 +1,6 @@
 """The model versions as a person keeps them: their tree, notes, disk, trash and export. Needs no torch."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -27,7 +28,7 @@ def tree(store: Store, workspace: Workspace) -> list[dict]:
     versions = models.list_versions(store)
     used = {r["run_id"]: r["n"] for r in store.rows("SELECT run_id, count(*) AS n FROM run_feedback GROUP BY run_id")}
     wins = {
-        (row["before_id"], row["after_id"]): row["result"]
+        (row["before_id"], row["after_id"]): json.loads(row["result"])
         for row in store.rows("SELECT before_id, after_id, result FROM comparisons ORDER BY id")
     }
     known = {v["id"] for v in versions}

@@ -10,7 +10,7 @@ import engine
 from engine import shelf
 from engine.feedback.exporting import export_file
 from engine.feedback.importing import import_file
-from engine.store import browse, conversations, feedback, labelling, models
+from engine.store import browse, comparisons, conversations, feedback, labelling, models
 from engine.store.quality import quality
 
 
@@ -32,6 +32,8 @@ def policy(store, workspace, base_version):
 def test_the_tree_has_parents_before_children(store, workspace, base_version, policy):
     found = shelf.tree(store, workspace)
     assert [(v["id"], v["depth"]) for v in found] == [(base_version, 0), (policy, 1)]
+    comparisons.add_comparison(store, base_version, policy, [], {"win_rate": 0.75})
+    assert shelf.tree(store, workspace)[1]["win"] == {"win_rate": 0.75}
     assert found[1]["bytes"] == 1000 and found[0]["bytes"] > 1_000_000
 
 
