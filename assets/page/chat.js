@@ -182,7 +182,7 @@ function card(turn, response, index, ranks) {
   const several = turn.responses.length > 1;
   const chosen = turn.chosen === response.id;
   let body;
-  if (response.edit) body = wordDiff(response.text, response.edit);
+  if (response.edit) body = verbatim("div", response.edit);
   else if (response.html) {
     body = el("div", { class: "text markdown", dir: "auto" });
     body.innerHTML = response.html; // sanitised by the studio
@@ -202,7 +202,7 @@ function card(turn, response, index, ranks) {
       "header",
       {},
       several && el("button", { class: "rank", title: t("Rank this answer next (key {n}; Shift-click for a tie; or drag the card)", { n: index + 1 }), "aria-label": rankOf ? t("Answer {n}, rank {rank}", { n: index + 1, rank: rankOf }) : t("Rank answer {n}", { n: index + 1 }), onclick: (event) => rank(turn, response.id, event.shiftKey) }, rankOf ? `#${rankOf}` : `${index + 1}`),
-      response.edit && el("span", { class: "tag" }, t("edited")),
+      response.edit && el("span", { class: "tag", title: response.text }, t("edited")),
       response.finish === "cancelled" && el("span", { class: "tag" }, t("stopped")),
       response.finish === "length" && el("span", { class: "tag" }, t("cut off")),
       stars(response),

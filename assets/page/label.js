@@ -121,7 +121,7 @@ function card(response, index, ranks) {
   const shown = response.edit || response.text;
   const here = index === focus;
   const number = el("button", { class: "rank", "aria-label": rankOf ? t("Answer {n}, rank {rank}", { n: index + 1, rank: rankOf }) : t("Rank answer {n}", { n: index + 1 }), onclick: (e) => rank(index, e.shiftKey) }, rankOf ? `#${rankOf}` : `${index + 1}`);
-  const head = el("header", {}, number, response.edit && el("span", { class: "tag" }, t("edited")), response.finish === "length" && el("span", { class: "tag" }, t("cut off")));
+  const head = el("header", {}, number, response.edit && el("span", { class: "tag", title: response.text }, t("edited")), response.finish === "length" && el("span", { class: "tag" }, t("cut off")));
   if (here && editing) {
     const area = el("textarea", { rows: 5, "aria-label": t("Rewrite this answer") });
     area.value = shown;
@@ -136,7 +136,7 @@ function card(response, index, ranks) {
     setTimeout(() => area.focus(), 0);
     return el("article", { class: "card editing" }, head, area, diff, el("footer", {}, el("button", { class: "primary save-edit", onclick: () => saveEdit(area.value) }, t("Save")), el("button", { onclick: () => ((editing = false), draw()) }, t("Cancel"))));
   }
-  return el("article", { class: `card${rankOf ? " ranked" : ""}${rankOf === 1 ? " best" : ""}${here ? " focused" : ""}`, onclick: (e) => e.target.closest("button") || ((focus = index), draw()) }, head, response.edit ? wordDiff(response.text, response.edit) : verbatim("div", shown || t("(empty answer)")));
+  return el("article", { class: `card${rankOf ? " ranked" : ""}${rankOf === 1 ? " best" : ""}${here ? " focused" : ""}`, onclick: (e) => e.target.closest("button") || ((focus = index), draw()) }, head, verbatim("div", shown || t("(empty answer)")));
 }
 
 function draw() {
