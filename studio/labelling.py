@@ -85,4 +85,4 @@ class Filler:
         ]
         scores = self.session.serving.scores(version["base"], str(self.session.workspace.model(reward["id"])), groups)
         for item, each in zip(items, scores, strict=True):
-            self.doubts[item["id"]] = engine.labelling.doubt(each)
+            self.doubts[item["id"]] = engine.labelling.doubt(each, [r["text"] for r in item["responses"]])

@@ -6,7 +6,7 @@ that undo brings it back.
 
 import json
 from datetime import datetime
-from itertools import pairwise
+from itertools import combinations, pairwise
 from math import exp
 
 from engine.store.conversations import responses_of
@@ -81,10 +81,11 @@ def pace(store: Store, source: str, idle: float = 120.0) -> float | None:
     return gaps[len(gaps) // 2] if gaps else None
 
 
-def doubt(scores: list[float]) -> float:
-    """How unsure a reward model is of the order of these scores, 0 to 1: the mean of 4 p (1 - p) over all pairs,
-    p the Bradley-Terry probability that one beats the other. What it is least sure of tells it most (uncertainty
-    sampling, Lewis and Gale 1994)."""
-    pairs = [(a, b) for i, a in enumerate(scores) for b in scores[i + 1 :]]
-    chances = [1 / (1 + exp(-max(-30.0, min(30.0, a - b)))) for a, b in pairs]
-    return sum(4 * p * (1 - p) for p in chances) / len(pairs) if pairs else 0.0
+def doubt(scores: list[float], texts: list[str]) -> float:
+    """How unsure a reward model is of the order of these answers, 0 to 1: the mean of 4 p (1 - p) over all pairs, p the
+    Bradley-Terry probability that one beats the other. What it is least sure of tells it most (uncertainty sampling,
+    Lewis and Gale 1994); of two answers that say the same there is nothing to be told.
+    """
+    both = list(combinations(zip(scores, texts, strict=True), 2))
+    chances = [1 / (1 + exp(-max(-30.0, min(30.0, a - b)))) if x != y else 1.0 for (a, x), (b, y) in both]
+    return sum(4 * p * (1 - p) for p in chances) / len(both) if both else 0.0

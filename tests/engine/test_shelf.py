@@ -113,10 +113,12 @@ def test_what_stands_is_kept_up_to_date_as_it_would_be_found_anew(store, base_ve
         assert store.rows("SELECT id FROM current_ids ORDER BY id") == anew
 
 
-def test_doubt_is_highest_where_scores_are_alike():
-    assert labelling.doubt([1.0, 1.0, 1.0]) == 1.0
-    assert labelling.doubt([0.0, 0.5]) > labelling.doubt([0.0, 2.0]) > labelling.doubt([0.0, 9.0])
-    assert labelling.doubt([0.3]) == 0.0
+def test_doubt_is_highest_where_scores_are_alike_and_answers_are_not():
+    assert labelling.doubt([1.0, 1.0, 1.0], ["a", "b", "c"]) == 1.0
+    assert labelling.doubt([0.0, 0.5], ["a", "b"]) > labelling.doubt([0.0, 2.0], ["a", "b"]) > 0
+    assert labelling.doubt([1.0, 1.0, 1.0], ["a", "a", "a"]) == 0.0  # nothing to choose between
+    assert labelling.doubt([1.0, 1.0, 1.0], ["a", "a", "b"]) == pytest.approx(2 / 3)
+    assert labelling.doubt([0.3], ["a"]) == 0.0
 
 
 def test_search_finds_what_looks_like_a_pattern_as_it_is(store, base_version):
