@@ -42,6 +42,8 @@ def serve(workspace: Path) -> tuple[subprocess.Popen, str]:
 def ask_once(page: Page, address: str) -> None:
     """A conversation for the picture of Chat: one question, ranked."""
     page.goto(address)
+    page.click("button.new")
+    page.locator(".empty").wait_for()
     page.fill(".composer textarea", "How do I make tea?")
     page.keyboard.press("Enter")
     page.locator(".turn .card button.rank").nth(3).wait_for()
