@@ -32,19 +32,22 @@ def word_diff(before: str, after: str) -> str:
     return "".join(out)
 
 
-def _rate(row: dict, prefix: str = "") -> str:
-    rate, low, high = (row.get(prefix + key) for key in ("rate", "low", "high"))
+def _rate(rate: float | None, low: float, high: float) -> str:
     return "–" if rate is None else f"{rate:.0%} ({low:.0%} to {high:.0%})"
 
 
 def report(comparison: dict, items: list[dict], votes: dict) -> str:
     """The whole file. `votes` is {"count", "rate", "low", "high"}."""
     result = comparison["result"]
-    judge = {key: result.get(f"win_{key}" if key == "rate" else f"win_rate_{key}") for key in ("rate", "low", "high")}
+    judge = (result.get(key) for key in ("win_rate", "win_rate_low", "win_rate_high"))
     title = html.escape(f"{comparison['before_name']} → {comparison['after_name']}")
     figures = [
-        ("Votes for after", _rate(votes), f"{votes['count']} votes, 95% interval, ties half"),
-        ("By the reward model", _rate(judge), f"{result['prompts']} questions"),
+        (
+            "Votes for after",
+            _rate(votes["rate"], votes["low"], votes["high"]),
+            f"{votes['count']} votes, 95% interval, ties half",
+        ),
+        ("By the reward model", _rate(*judge), f"{result['prompts']} questions"),
         ("KL", f"{result['kl']:.2f}", "nats an answer"),
     ]
     rows = "".join(

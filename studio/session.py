@@ -4,7 +4,7 @@ import errno
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -65,32 +65,31 @@ class Session:
         arguments = (prompt_id, live, count, sampling, version, first)
         threading.Thread(target=self._answer, args=arguments, daemon=True).start()
 
-    def answer_now(self, messages: list[dict], text: str, source: str, count: int, version: dict) -> None:
-        """Answer a prompt and only then store it with its answers, so that no prompt is ever left without any."""
-        seed = time.time_ns() % 2**31
-        sampling = engine.Sampling().as_dict()
-        events = self.serving.generate(
-            self.serving.reserve(),
+    def _generate(
+        self, request: int, version: dict, messages: list[dict], seed: int, count: int, sampling: dict
+    ) -> Iterator[dict]:
+        return self.serving.generate(
+            request,
             base=version["base"],
             adapter=None if version["kind"] == "base" else str(self.workspace.model(version["id"])),
             messages=messages,
             seeds=[seed + i for i in range(count)],
             sampling=sampling,
         )
+
+    def answer_now(self, messages: list[dict], text: str, source: str, count: int, version: dict) -> None:
+        """Answer a prompt and only then store it with its answers, so that no prompt is ever left without any."""
+        seed = time.time_ns() % 2**31
+        sampling = engine.Sampling().as_dict()
+        events = self._generate(self.serving.reserve(), version, messages, seed, count, sampling)
         answers = list(events)[-1]["answers"]
         prompt = engine.conversations.add_prompt(self.store, text, source)
         engine.conversations.add_responses(self.store, prompt, version["id"], sampling, answers)
 
     def _answer(self, prompt_id: int, live: Live, count: int, sampling: Any, version: dict, seed: int) -> None:
         try:
-            events = self.serving.generate(
-                live.request,
-                base=version["base"],
-                adapter=None if version["kind"] == "base" else str(self.workspace.model(version["id"])),
-                messages=engine.conversations.context_of(self.store, prompt_id),
-                seeds=[seed + i for i in range(count)],
-                sampling=sampling.as_dict(),
-            )
+            messages = engine.conversations.context_of(self.store, prompt_id)
+            events = self._generate(live.request, version, messages, seed, count, sampling.as_dict())
             for event in events:
                 if event["event"] == "text":
                     live.texts = event["texts"]

@@ -245,12 +245,7 @@ async function remove(id) {
   if (!(await call("delete", id, true))) return;
   if (state.current?.id === id) sessionStorage.removeItem("conversation");
   await load(state.current?.id === id ? -1 : state.current?.id);
-  const box = root.querySelector(".notice");
-  notice("The conversation is gone; its feedback stays.");
-  box.append(" ", el("button", { class: "bring-back", onclick: async () => { await call("delete", id, false); box.classList.remove("show", "active"); load(id); } }, t("Undo")));
-  box.classList.add("active");
-  clearTimeout(noticeTimer);
-  noticeTimer = setTimeout(() => box.classList.remove("show", "active"), 9000);
+  undoable(t("The conversation is gone; its feedback stays."), () => call("delete", id, false).then(() => load(id)));
 }
 
 function conversation(c) {

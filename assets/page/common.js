@@ -96,6 +96,16 @@ function notice(text, kind = "info") {
   noticeTimer = setTimeout(() => box.classList.remove("show"), kind === "error" ? 9000 : 2500);
 }
 
+/** A notice with a button that takes back what it tells of. */
+function undoable(text, undo) {
+  const box = root.querySelector(".notice");
+  notice(text);
+  box.append(" ", el("button", { class: "bring-back", onclick: () => (box.classList.remove("show", "active"), undo()) }, t("Undo")));
+  box.classList.add("active");
+  clearTimeout(noticeTimer);
+  noticeTimer = setTimeout(() => box.classList.remove("show", "active"), 9000);
+}
+
 /** Call the studio; a person's mistake comes back as a sentence and is shown. Returns null then. */
 async function call(name, ...args) {
   let answer;

@@ -26,12 +26,7 @@ function story(v) {
 
 async function remove(v) {
   if (!(await act("delete", v.id))) return;
-  const box = root.querySelector(".notice");
-  notice("Moved to the trash.");
-  box.append(" ", el("button", { class: "bring-back", onclick: () => act("restore", v.id).then(() => box.classList.remove("show")) }, t("Undo")));
-  box.classList.add("active");
-  clearTimeout(noticeTimer);
-  noticeTimer = setTimeout(() => box.classList.remove("show", "active"), 9000);
+  undoable(t("Moved to the trash."), () => act("restore", v.id));
 }
 
 function row(v) {

@@ -1,7 +1,6 @@
 """One file, one page. Each draws itself in JavaScript from what its server functions answer."""
 
 import json
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -45,7 +44,6 @@ def _status(session: Session) -> Callable[[], dict]:
             "device": session.serving.device or "cpu",
             "memory": engine.memory_in_use(),
             "run": run and {k: run[k] for k in ("id", "method", "stage", "done", "total", "status")},
-            "now": time.time(),
         }
 
     return status

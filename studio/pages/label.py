@@ -64,7 +64,7 @@ def build(session: Session) -> None:
             "done": engine.labelling.done(store, source),
             "pace": engine.labelling.pace(store, source),
             "item": item,
-            "informed": bool(item) and fill.doubts.get(item["id"], 0.0) > 0.5,
+            "informed": item is not None and fill.doubts.get(item["id"], 0.0) > 0.5,
             "problem": fill.problem,
             "answers": ANSWERS,
             "left": len(fill.left()) if item is None else None,

@@ -138,11 +138,16 @@ POINTS = 300  # of a curve; more would not be seen
 def build(session: Session) -> None:
     """Put the page into the Blocks that is open."""
 
+    def curves(run_id: int) -> dict[str, list]:
+        """[step, value] pairs of a run's metrics, by "stage/name"."""
+        found: dict[str, list] = {}
+        for row in engine.runs.metrics_of(session.store, run_id, POINTS):
+            found.setdefault(f"{row['stage']}/{row['name']}", []).append([row["step"], row["value"]])
+        return found
+
     def shown(run: dict) -> dict:
         store = session.store
-        found: dict[str, list] = {}
-        for row in engine.runs.metrics_of(store, run["id"], POINTS):
-            found.setdefault(f"{row['stage']}/{row['name']}", []).append([row["step"], row["value"]])
+        found = curves(run["id"])
         stages = engine.runs.stages_of(store, run["id"])
         reward = run["result"].get("reward_model")
         report = engine.versions.get_version(store, reward)["facts"].get("report") if reward else None
@@ -174,10 +179,8 @@ def build(session: Session) -> None:
         found = []
         for run_id in run_ids[:4]:
             run = engine.runs.get_run(session.store, run_id)
-            curves: dict[str, list] = {}
-            for row in engine.runs.metrics_of(session.store, run_id, POINTS):
-                curves.setdefault(f"{row['stage']}/{row['name']}", []).append([row["step"], row["value"]])
-            titles = {title: curves.get(name, []) for name, title, _ in curves_of(run["method"])}
+            drawn = curves(run_id)
+            titles = {title: drawn.get(name, []) for name, title, _ in curves_of(run["method"])}
             found.append({"id": run_id, "method": run["method"], "curves": titles})
         return found
 
@@ -213,6 +216,7 @@ def build(session: Session) -> None:
         """What the run that is set up would take: gigabytes at its most hungry stage, and seconds; None if unknown."""
         config = engine.read_config(changed(settings_of(method, preset), given))
         version, counts = session.version, engine.feedback_log.counts(session.store)
+        machine = engine.memory_in_use()
         feedback = counts["ranking"] + counts["edit"] + counts["rating"]
         stages = [s for s in settings_stages(method) if s not in ("", "compare", "pretrain")]
         precision = "float32" if config.precision == "auto" else config.precision
@@ -223,7 +227,7 @@ def build(session: Session) -> None:
             needs = []
         return {
             "gigabytes": max(needs) / 1e9 + LIBRARIES if needs else None,
-            "free": engine.memory_in_use()["total"] - engine.memory_in_use()["used"],
+            "free": machine["total"] - machine["used"],
             "seconds": engine.estimates.seconds(session.store, method, config, version["base_fingerprint"], feedback),
         }
 
