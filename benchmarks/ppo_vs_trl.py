@@ -79,6 +79,7 @@ def prepare(folder: Path, length: str) -> None:
 
 def ours(folder: Path, updates: int, seed: int) -> dict:
     from engine.evaluation.compare import compare
+    from engine.machine import keep_freed_memory
     from engine.methods.ppo import train_ppo
     from engine.methods.reward import load_reward
     from engine.methods.settings import PPOConfig
@@ -87,6 +88,7 @@ def ours(folder: Path, updates: int, seed: int) -> dict:
     from engine.sampling.settings import Sampling
     from engine.training.context import Silent
 
+    keep_freed_memory()  # as a run's process does
     before = resident()
     roles = Roles(load_base(str(folder / "base")))
     reward = load_reward(roles, folder / "ours")

@@ -43,11 +43,13 @@ def prepare(folder: Path) -> None:
 
 def ours(folder: Path, kind: str, seed: int) -> dict:
     from engine.feedback.examples import Ranking
+    from engine.machine import keep_freed_memory
     from engine.methods.reward import train_reward
     from engine.methods.settings import RewardConfig
     from engine.models.load import load_base
     from engine.models.roles import Roles
 
+    keep_freed_memory()  # as a run's process does
     before = resident()
     rows = json.loads((folder / "data.json").read_text())
     count, batch, each = (PAIRS, 16, 2) if kind == "pairs" else (RANKINGS, 8, 4)

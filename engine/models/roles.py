@@ -6,7 +6,7 @@ reward model = base + its own adapter + a scalar head (Hu et al. 2021 for LoRA).
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from engine.errors import UserError
 from engine.models.load import Base
+from engine.models.lora import make_lean
 from engine.models.shift import AdvantageShift, load_shift
 
 FOLDED_BYTES = 256 << 20  # of weights that `answering` holds twice at most
@@ -44,6 +45,10 @@ class Roles:
         self.base = base
         self.peft: Any = None  # a PeftModel once there is an adapter
         self.shifts: dict[str, AdvantageShift] = {}  # of the roles whose logits are shifted
+        self._layers: list[LoraLayer] = []
+        self._weights: dict[str, list[nn.Parameter]] = {}  # each role's own
+        self._now: str | None = None  # the role that the layers compute
+        self._learning: set[str] = set()  # roles whose weights take gradients
 
     @property
     def tokenizer(self):
@@ -84,11 +89,13 @@ class Roles:
         self.shifts.pop(role, None)
         if self.peft is None:
             return
+        self._learning.discard(role)
         if self.names() == [role]:
             self.base.model = self.peft.unload()
-            self.peft = None
+            self.peft, self._layers, self._weights, self._now = None, [], {}, None
         else:
             self.peft.delete_adapter(role)
+            self._settle()
 
     @torch.no_grad()
     def copy(self, source: str, target: str) -> None:
@@ -102,29 +109,53 @@ class Roles:
             self.shifts[target] = self.shifts[source]
 
     def _settle(self) -> None:
+        """After adapters came or went: what passes need is looked up once, for walking a model takes milliseconds."""
         self.peft.eval()
-        self.peft.requires_grad_(False)
+        make_lean(self.peft)
+        self._layers = [m for m in self.peft.modules() if isinstance(m, LoraLayer)]
+        named = list(self.peft.named_parameters())
+        self._weights = {role: [p for name, p in named if f".{role}." in name] for role in self.names()}
+        self._now = None
+        for layer in self._layers:
+            layer.enable_adapters(False)
+        self._let_learn()
+
+    def _let_learn(self) -> None:
+        for role, weights in self._weights.items():
+            for p in weights:
+                p.requires_grad_(role in self._learning)
+
+    def _switch(self, role: str | None) -> None:
+        """Have the layers compute `role`. It stays so until the next switch."""
+        if role == self._now:
+            return
+        for layer in self._layers:
+            if role is None:
+                layer.enable_adapters(False)
+            else:
+                layer.set_adapter(role, inference_mode=True)
+                if self._now is None:
+                    layer.enable_adapters(True)
+        self._now = role
+        # PEFT turns gradients on and off as it switches. A role that learns must keep its own until its loss has gone
+        # back, and another role's pass may come in between.
+        self._let_learn()
 
     def parameters(self, role: str) -> list[nn.Parameter]:
         """The adapter's weights, in a fixed order."""
-        return [p for name, p in self.peft.named_parameters() if f".{role}." in name]
+        return self._weights[role]
 
     @contextmanager
     def acting(self, role: str | None, train: bool = False) -> Iterator[nn.Module]:
         """The causal language model as `role`; with `train`, the role's adapter takes gradients."""
         if role is None:
-            if self.peft is None:
-                yield self.base.model
-            else:
-                with self.peft.disable_adapter():
-                    yield self.peft.get_base_model()
-                self.peft.requires_grad_(False)
+            self._switch(None)
+            yield self.base.model if self.peft is None else self.peft.get_base_model()
             return
-        self.peft.set_adapter(role)
-        self.peft.requires_grad_(False)
-        if train:
-            for p in self.parameters(role):
-                p.requires_grad_(True)
+        if train != (role in self._learning):
+            (self._learning.add if train else self._learning.discard)(role)
+            self._let_learn()
+        self._switch(role)
         model = self.peft.get_base_model()
         if role not in self.shifts:
             yield model
@@ -147,7 +178,7 @@ class Roles:
         models gain little from it and would be held twice; rounding bf16 or NF4 again would change what is sampled.
         """
         with self.acting(role) as model:
-            layers: list[Any] = [m for m in model.modules() if isinstance(m, LoraLayer)] if role else []
+            layers: list[Any] = self._layers if role else []
             weights = [layer.get_base_layer().weight for layer in layers]
             if any(w.dtype != torch.float32 for w in weights) or sum(w.nbytes for w in weights) > FOLDED_BYTES:
                 layers = []
@@ -155,13 +186,12 @@ class Roles:
             try:
                 for layer, weight in zip(layers, weights, strict=bool(layers)):
                     weight.data = weight.data + layer.get_delta_weight(role)
-                with self.peft.disable_adapter() if layers else nullcontext():
-                    yield model
+                if layers:
+                    self._switch(None)
+                yield model
             finally:
                 for weight, data in zip(weights, kept, strict=True):
                     weight.data = data
-                if layers:
-                    self.peft.requires_grad_(False)
 
     def save(self, role: str, folder: Path, meta: dict) -> None:
         """Write the adapter and what it belongs to. `meta` goes into studio.json beside it."""

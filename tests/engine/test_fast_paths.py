@@ -39,14 +39,16 @@ def plain_pass(model, drawn, temperature):
     return log_softmax.gather(-1, drawn.response_ids.unsqueeze(-1)).squeeze(-1), out.hidden_states[-1][:, start:-1]
 
 
-@pytest.fixture(params=[1, 10_000], ids=["grouped", "whole"])
-def grouping(request, monkeypatch):
-    """Rows cut into groups at every chance, and not at all."""
-    monkeypatch.setitem(states.WORTH_A_PASS, "cpu", request.param)
+@pytest.fixture(params=["side by side", "padded"])
+def way(request, monkeypatch):
+    """Rows as one long row, and each padded to the longest, as where attention cannot be replaced."""
+    if request.param == "padded":
+        monkeypatch.setattr(states, "_fits_side_by_side", lambda *_: False)
+    return request.param
 
 
 @pytest.fixture
-def setting(family_roles, grouping):
+def setting(family_roles, way):
     roles = family_roles
     shaken(roles, "policy")
     learner = PPO(roles, CONFIG)
@@ -113,7 +115,7 @@ def test_gradients_of_a_ppo_step(setting):
         assert torch.allclose(a, b, atol=1e-4)
 
 
-def test_rewards(family_roles, grouping):
+def test_rewards(family_roles, way):
     roles = family_roles
     roles.add("reward", rank=4)
     shaken(roles, "reward")
@@ -127,3 +129,26 @@ def test_rewards(family_roles, grouping):
         with torch.no_grad(), roles.acting("reward") as model:
             hidden = model(input_ids=ids, output_hidden_states=True).hidden_states[-1][:, -1]
         assert torch.allclose(found, (head(hidden)[0] - 0.3) / 1.7, atol=1e-4)
+
+
+def test_rows_stand_side_by_side_wherever_attention_can_be_replaced(family_roles):
+    model = family_roles.base.model
+    assert states._same(model, family_roles.base.device)
+    assert states._fits_side_by_side(model, 20, family_roles.base.device)
+
+
+def test_a_model_that_carries_state_otherwise_is_padded():
+    """A causal convolution looks across the seam between two rows, which the first look at a model finds out."""
+    from transformers import MambaConfig, MambaForCausalLM
+
+    torch.manual_seed(0)
+    model = MambaForCausalLM(MambaConfig(vocab_size=50, hidden_size=16, num_hidden_layers=2)).eval()
+    model.config._attn_implementation = "sdpa"
+    assert not states._same(model, torch.device("cpu"))
+
+
+def test_rows_longer_than_a_window_are_padded(family_roles, monkeypatch):
+    config = family_roles.base.model.config.get_text_config()
+    monkeypatch.setattr(config, "sliding_window", 8, raising=False)
+    assert states._fits_side_by_side(family_roles.base.model, 8, family_roles.base.device)
+    assert not states._fits_side_by_side(family_roles.base.model, 9, family_roles.base.device)

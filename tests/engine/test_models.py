@@ -6,15 +6,17 @@ import shutil
 import bitsandbytes
 import pytest
 import torch
+import transformers
+from peft.tuners.lora import Linear
 from safetensors.torch import load_file, save_file
 
 from engine.errors import UserError
-from engine.models import states
 from engine.models.chat import encode_prompt
 from engine.models.find import find_base, fingerprint
 from engine.models.load import choose_precision, load_base
+from engine.models.lora import LeanLinear
 from engine.models.roles import Roles, ScalarHead, load_head, save_head
-from engine.models.states import alike, last_states, logits_of, real_states
+from engine.models.states import last_states, logits_of, real_states
 from engine.sampling.answers import answer
 from engine.sampling.settings import Sampling
 
@@ -85,24 +87,42 @@ def test_states_and_logits_of_real_tokens_ignore_padding_on_either_side(tiny_rol
             assert torch.allclose(logits_of(model, real_states(model, ids, mask)), bare, atol=1e-5)
 
 
-def test_states_keep_the_order_of_tokens_however_rows_are_grouped(tiny_roles, monkeypatch):
+def test_states_keep_the_order_of_tokens_in_rows_of_any_length(tiny_roles):
     lengths = [3, 12, 5, 11, 2]
     mask = torch.arange(12) < torch.tensor(lengths).unsqueeze(-1)
     vocabulary = tiny_roles.base.model.config.vocab_size
     ids = torch.randint(vocabulary, mask.shape, generator=torch.Generator().manual_seed(1))
     with tiny_roles.acting(None) as model:
         alone = torch.cat([real_states(model, ids[i : i + 1], mask[i : i + 1]) for i in range(5)])
-        for worth in (1, 10, 10_000):
-            monkeypatch.setitem(states.WORTH_A_PASS, "cpu", worth)
-            assert torch.allclose(real_states(model, ids, mask), alone, atol=1e-5)
+        assert torch.allclose(real_states(model, ids, mask), alone, atol=1e-5)
         assert torch.allclose(last_states(model, ids, mask), alone[torch.tensor(lengths).cumsum(0) - 1], atol=1e-5)
 
 
-def test_rows_of_like_length_share_a_pass_where_that_saves_enough():
-    assert alike([3, 100, 4, 90], 150) == [[1, 3], [2, 0]]
-    assert alike([3, 100, 4, 90], 1000) == [[1, 3, 2, 0]]
-    assert alike([7, 7, 7], 1) == [[0, 1, 2]]
-    assert alike([1, 2, 3], 1) == [[2], [1], [0]]
+@pytest.mark.parametrize(
+    ("name", "more"),
+    [
+        ("Qwen2", {}),
+        ("Qwen3", {"head_dim": 8}),
+        ("Gemma2", {"head_dim": 8, "final_logit_softcapping": 1.0}),
+        ("Gemma3Text", {"head_dim": 8}),
+        ("Cohere", {"logit_scale": 0.5}),
+        ("Granite", {"logits_scaling": 3.0}),
+    ],
+)
+def test_states_and_logits_of_other_families(name, more):
+    torch.manual_seed(0)
+    config = getattr(transformers, f"{name}Config")(
+        vocab_size=64, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, pad_token_id=0, bos_token_id=1, eos_token_id=2, **more,
+    )  # fmt: skip
+    model = getattr(transformers, f"{name.removesuffix('Text')}ForCausalLM")(config).eval()
+    with torch.no_grad():
+        for p in model.parameters():
+            p.mul_(6 if p.dim() > 1 else 1)
+        mask = torch.tensor([[False, True, True, True, True], [True, True, True, False, False]])
+        ids = torch.arange(3, 13).view(2, 5)
+        plain = torch.cat([model(ids[i : i + 1, mask[i]]).logits[0] for i in range(2)])
+        assert torch.allclose(logits_of(model, real_states(model, ids, mask)), plain, atol=1e-4)
 
 
 def test_answering_is_acting_faster_and_leaves_the_weights_as_they_were(family_roles):
@@ -116,6 +136,45 @@ def test_answering_is_acting_faster_and_leaves_the_weights_as_they_were(family_r
     assert all(torch.equal(p, before[n]) for n, p in family_roles.peft.named_parameters())
     with family_roles.acting("policy") as model:
         assert torch.equal(plain_logits(model), acted)
+
+
+def test_a_lean_adapter_computes_what_pefts_own_does(family_roles):
+    family_roles.add("other", rank=4, seed=1)
+    shake(family_roles, "policy")
+    shake(family_roles, "other")
+    found = []
+    for lean in (True, False):
+        for layer in family_roles._layers:
+            if not lean and type(layer) is LeanLinear:
+                layer.__class__ = Linear
+        with family_roles.acting("policy", train=True) as model:
+            logits = model(IDS).logits
+        weights = family_roles.parameters("policy")
+        found.append([logits.detach(), *torch.autograd.grad(logits.square().sum(), weights)])
+    assert all(torch.allclose(a, b, rtol=1e-4, atol=1e-4) for a, b in zip(*found, strict=True))
+
+
+def test_a_role_keeps_its_gradient_while_another_acts(tiny_roles):
+    """A loss may read several roles before it goes back: the policy's log-probs, then another adapter's values."""
+    alone = []
+    for others in (False, True):
+        roles = Roles(tiny_roles.base)
+        for role in ("policy", "value"):
+            roles.add(role, rank=4)
+            shake(roles, role)
+        with roles.acting("policy", train=True) as model:
+            loss = model(IDS).logits.square().sum()
+        if others:
+            with roles.acting("value", train=True) as model:
+                model(IDS).logits.sum()
+            with roles.acting(None) as model:
+                model(IDS)
+        loss.backward()
+        alone.append([p.grad.clone() for p in roles.parameters("policy")])
+        roles.remove("value")
+        roles.remove("policy")
+    assert all(g.any() for g in alone[0])
+    assert all(torch.equal(a, b) for a, b in zip(*alone, strict=True))
 
 
 def test_an_adapter_survives_the_disk(tiny_folder, tmp_path):
