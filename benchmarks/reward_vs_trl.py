@@ -51,7 +51,14 @@ def preferences() -> list[Ranking]:
 
 def ours(train: list[Ranking], test: list[Ranking], epochs: int, seed: int) -> float:
     config = RewardConfig(
-        epochs=epochs, batch=BATCH, learning_rate=RATE, rank=RANK, weight_decay=0.0, max_length=LENGTH, seed=seed
+        epochs=epochs,
+        min_steps=0,
+        batch=BATCH,
+        learning_rate=RATE,
+        rank=RANK,
+        weight_decay=0.0,
+        max_length=LENGTH,
+        seed=seed,
     )
     reward, _ = train_reward(Roles(load_base("pocket")), train, [], config)
     right, pairs = accuracy(reward, test)

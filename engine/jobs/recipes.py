@@ -36,6 +36,8 @@ from engine.training.context import Context, Stopped
 from engine.training.passes import Scorer
 from engine.workspace import Workspace
 
+MEASURED_FROM = 20  # rankings; with fewer, a reward model learns from all of them
+
 
 @dataclass
 class Job:
@@ -120,7 +122,9 @@ def make_reward(job: Job, roles: Roles, start: str | None) -> RewardModel:
     graded = [v for v in gather_valued(job.store) if v.grade is not None]
     if not rankings and not graded:
         raise UserError("There is no feedback to learn from yet. Rank or edit some answers in Chat first.")
-    train, test = split_by_prompt(rankings, job.config.reward.held_out)
+    # A measurement on two or three rankings would say nothing, and they are a good part of what there is to learn from.
+    share = job.config.reward.held_out if len(rankings) >= MEASURED_FROM else 0.0
+    train, test = split_by_prompt(rankings, share) if share else (rankings, [])
     kept_back = {r.prompt for r in test}
     ratings = [v for v in graded if v.prompt not in kept_back]
     job.used([*train, *ratings], test)

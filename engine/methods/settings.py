@@ -37,6 +37,8 @@ class PretrainConfig:
 @dataclass(frozen=True)
 class RewardConfig(FitConfig):
     epochs: Count = setting(20, "Times that all feedback is gone through.")
+    batch: Count = setting(4, "Rankings a step.")
+    min_steps: Natural = setting(120, "Steps at least: little feedback is gone through more often.")
     weight_decay: NotNegative = setting(0.01, "AdamW's weight decay.")
     head_learning_rate: Positive = setting(5e-3, "Learning rate of the scalar head.")
     heads: Count = setting(1, "Heads on one adapter, each on the feedback weighted its own way: an ensemble.")

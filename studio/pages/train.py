@@ -60,6 +60,7 @@ def settings_of(method: str, preset: str) -> dict:
     values: dict = {"compare": {"prompts": int(64 * effort)}}
     for stage in ("reward", "sft", "dpo", "kto", "ilql"):
         values[stage] = {"epochs": max(1, round(usual[stage]["epochs"] * effort))}
+    values["reward"]["min_steps"] = int(usual["reward"]["min_steps"] * effort)
     for stage in ("ppo", "reinforce"):
         values[stage] = {"updates": int(usual[stage]["updates"] * effort)}
     if preset == "quick":  # steps so few have to be longer

@@ -13,8 +13,22 @@ from engine.methods.reward import RewardModel
 from engine.models.roles import ScalarHead
 from engine.store import comparisons, conversations, feedback, models, runs
 
-SHORT = ["reward.epochs=1", "ppo.updates=2", "ppo.episodes=4", "compare.prompts=4", "ppo.max_new_tokens=24"]
-LONG = ["reward.epochs=1", "ppo.updates=400", "ppo.episodes=8", "compare.prompts=4", "ppo.max_new_tokens=24"]
+SHORT = [
+    "reward.epochs=1",
+    "reward.min_steps=0",
+    "ppo.updates=2",
+    "ppo.episodes=4",
+    "compare.prompts=4",
+    "ppo.max_new_tokens=24",
+]
+LONG = [
+    "reward.epochs=1",
+    "reward.min_steps=0",
+    "ppo.updates=400",
+    "ppo.episodes=8",
+    "compare.prompts=4",
+    "ppo.max_new_tokens=24",
+]
 
 
 @pytest.fixture

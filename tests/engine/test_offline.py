@@ -151,7 +151,7 @@ def trained(method, folder, checkpoints, context=None):
     to = checkpoints
     if method == "reward":
         model, _ = reward.train_reward(
-            roles, RANKINGS, [], RewardConfig(heads=2, adapters=2, **common), context, VALUED, to
+            roles, RANKINGS, [], RewardConfig(heads=2, adapters=2, min_steps=0, **common), context, VALUED, to
         )
         adapters = [p for role, _ in model.members for p in roles.parameters(role)]
         return adapters + [p for _, head in model.members for p in head.parameters()]
@@ -183,7 +183,7 @@ def test_stopped_at_any_step_and_resumed_it_ends_as_if_never_stopped(method, tmp
 
 def test_each_head_of_an_ensemble_weighs_the_feedback_its_own_way(tiny_roles):
     rankings = [ranking(f"w{i}", ["w2 w3", "w4"], (i % 3 == 0, i % 3 != 0)) for i in range(5, 20)]
-    config = RewardConfig(heads=4, rank=4, epochs=8)
+    config = RewardConfig(heads=4, rank=4, epochs=8, min_steps=0)
     model, _ = reward.train_reward(tiny_roles, rankings, [], config)
     each = model.each([[5, 6, 7], [8, 9]])
     assert each.shape == (2, 4)

@@ -32,7 +32,9 @@ def drawn(truth, count, rng):
 def test_it_recovers_the_scores_its_data_came_from_and_is_calibrated(tiny_roles):
     rng = random.Random(0)
     truth = {w: rng.gauss(0, 1.2) for w in WORDS}
-    config = RewardConfig(rank=8, epochs=5, batch=64, learning_rate=2e-3, head_learning_rate=5e-3, weight_decay=0.0)
+    config = RewardConfig(
+        rank=8, epochs=5, batch=64, min_steps=0, learning_rate=2e-3, head_learning_rate=5e-3, weight_decay=0.0
+    )
     reward, _ = train_reward(tiny_roles, drawn(truth, 4000, rng), [], config)
     everything = Ranking((("user", "w1"),), tuple(WORDS), tuple(range(12)), (True,) * 12)
     found = dict(zip(WORDS, ranking_scores(reward, [everything])[0], strict=True))
