@@ -33,8 +33,8 @@ LONG = [
 
 @pytest.fixture
 def ranked(store, base_version):
-    """Feedback on twelve prompts: polite answers above impolite ones."""
-    for i in range(12):
+    """Feedback on twenty prompts, from which on some are kept for measuring: polite answers above impolite ones."""
+    for i in range(20):
         prompt = conversations.add_prompt(store, f"What is {i} plus {i}?", "chat")
         texts = (f"How nice of you! It is {2 * i}.", f"{2 * i}, dummy.", f"Ugh. {2 * i}.")
         rows = [{"text": t, "tokens": 9, "seed": 0, "finish": "stop"} for t in texts]
