@@ -137,7 +137,8 @@ def work(config: RunConfig, stage: str, feedback: int) -> float:
     if stage == "compare":
         return config.compare.prompts
     if stage in ("reward", "sft", "dpo", "kto", "ilql"):
-        return getattr(config, stage).epochs * max(feedback, 1)
+        settings = getattr(config, stage)
+        return settings.steps(max(feedback, 1)) * settings.batch
     return 1.0
 
 

@@ -47,17 +47,16 @@ let waiting = false;
 async function waitForMore() {
   if (waiting) return;
   waiting = true;
+  let pause = 250;
   while (here() && !item) {
-    await sleep(250);
+    await sleep(pause);
     const answer = await call("state", chosenSet());
-    if (!answer) break;
+    pause = answer && !answer.problem ? 250 : Math.min(2 * pause, 8000); // what went wrong may pass
+    if (!answer || item) continue;
     now = answer;
-    if (answer.problem) {
-      notice(answer.problem, "error");
-      break;
-    }
+    if (answer.problem) notice(answer.problem, "error");
     if (answer.item) show(answer.item);
-    else if (!answer.left) {
+    else if (!answer.left && !answer.problem) {
       draw();
       break;
     }

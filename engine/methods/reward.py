@@ -212,8 +212,6 @@ def train_reward(
     if not ratings and not any(len(set(r.ranks)) > 1 for r in train):
         raise UserError("The feedback says of no answer that it is better than another. Rank or edit some answers.")
     examples: list[Ranking | Valued] = [*train, *ratings]
-    a_round = -(-len(examples) // config.batch)  # steps
-    config = replace(config, epochs=max(config.epochs, -(-config.min_steps // a_round)))
     members: list[tuple[str, ScalarHead]] = []
     for number in range(config.adapters):
         role = f"reward-{number}" if number else "reward"
@@ -235,7 +233,7 @@ def train_reward(
     }  # fmt: skip
     if pairs:
         figures["held_out_accuracy"] = right / pairs
-        context.metrics("reward", a_round * config.epochs, {"held_out_accuracy": right / pairs})
+        context.metrics("reward", config.steps(len(examples)), {"held_out_accuracy": right / pairs})
     return reward, figures
 
 

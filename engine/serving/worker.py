@@ -19,6 +19,8 @@ import threading
 import time
 from pathlib import Path
 
+import torch
+
 from engine.errors import UserError
 from engine.methods.reward import RewardModel, load_reward
 from engine.models.chat import decode, encode_prompt
@@ -28,6 +30,7 @@ from engine.sampling.rollout import decode_steps
 from engine.sampling.settings import Sampling
 
 EVENT_EVERY = 0.04  # seconds between redraws of a stream
+SMALL = 20e6  # parameters
 
 
 class Worker:
@@ -37,6 +40,7 @@ class Worker:
         self.loaded: tuple = ()
         self.judges: dict[str, RewardModel] = {}  # by folder, one at a time
         self.stopped: set[int] = set()
+        self.threads = torch.get_num_threads()
 
     def say(self, request: int, event: str, **values) -> None:
         self.out.write(json.dumps({"id": request, "event": event, **values}) + "\n")
@@ -48,6 +52,9 @@ class Worker:
         if self.roles is None or self.loaded != wanted:
             self.roles, self.judges = None, {}
             self.roles, self.loaded = Roles(load_base(*wanted)), wanted
+            # A small model answers as fast on one thread; several wait for each other while a run is at work.
+            small = self.roles.base.model.num_parameters() < SMALL
+            torch.set_num_threads(1 if small else self.threads)
         return self.roles
 
     def scores(self, request: dict) -> None:

@@ -75,7 +75,7 @@ def fit(
     optimizer = torch.optim.AdamW(groups, weight_decay=config.weight_decay)
     trained = [p for group in groups for p in group["params"]]
     peaks = [group["lr"] for group in groups]
-    total = -(-len(examples) // config.batch) * config.epochs
+    total = config.steps(len(examples))
     kept = checkpoint.load(checkpoints, [optimizer]) if checkpoints else {}
     first = kept.get("step", 0)
     for tensor, value in zip(objective.state(), kept.get("state", []), strict=bool(kept)):

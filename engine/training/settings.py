@@ -21,6 +21,7 @@ def setting(default: Any, meaning: str) -> Any:
 class FitConfig:
     epochs: Count = setting(3, "Times that all examples are gone through.")
     batch: Count = setting(8, "Examples per optimiser step.")
+    min_steps: Natural = setting(24, "Steps at least: little feedback is gone through more often.")
     micro_batch: Natural = setting(0, "Examples of a step at a time, to save memory; 0 for all at once.")
     learning_rate: Positive = setting(5e-4, "Learning rate at its peak.")
     weight_decay: NotNegative = setting(0.0, "AdamW's weight decay.")
@@ -29,3 +30,8 @@ class FitConfig:
     rank: Count = setting(16, "Rank of the LoRA adapter.")
     max_length: Count = setting(1024, "Tokens of a prompt with its answer; the start of a longer one is left out.")
     seed: int = setting(0, "Seed of everything that is drawn.")
+
+    def steps(self, examples: int) -> int:
+        """Optimiser steps that so many examples get: whole epochs, `min_steps` at least."""
+        an_epoch = -(-examples // self.batch)
+        return an_epoch * max(self.epochs, -(-self.min_steps // an_epoch))

@@ -59,8 +59,10 @@ def settings_of(method: str, preset: str) -> dict:
     usual = engine.read_config({}).as_dict()
     values: dict = {"compare": {"prompts": int(64 * effort)}}
     for stage in ("reward", "sft", "dpo", "kto", "ilql"):
-        values[stage] = {"epochs": max(1, round(usual[stage]["epochs"] * effort))}
-    values["reward"]["min_steps"] = int(usual["reward"]["min_steps"] * effort)
+        values[stage] = {
+            "epochs": max(1, round(usual[stage]["epochs"] * effort)),
+            "min_steps": int(usual[stage]["min_steps"] * effort),
+        }
     for stage in ("ppo", "reinforce"):
         values[stage] = {"updates": int(usual[stage]["updates"] * effort)}
     if preset == "quick":  # steps so few have to be longer

@@ -147,11 +147,11 @@ def test_no_cut_and_no_order_of_a_batch_changes_loss_or_gradient(method, tiny_ro
 def trained(method, folder, checkpoints, context=None):
     """All that `method` trained, from a fresh load of the base."""
     roles = Roles(load_base(str(folder)))
-    common = {"epochs": 4, "batch": 3, "rank": 4}
+    common = {"epochs": 4, "min_steps": 0, "batch": 3, "rank": 4}
     to = checkpoints
     if method == "reward":
         model, _ = reward.train_reward(
-            roles, RANKINGS, [], RewardConfig(heads=2, adapters=2, min_steps=0, **common), context, VALUED, to
+            roles, RANKINGS, [], RewardConfig(heads=2, adapters=2, **common), context, VALUED, to
         )
         adapters = [p for role, _ in model.members for p in roles.parameters(role)]
         return adapters + [p for _, head in model.members for p in head.parameters()]
@@ -212,3 +212,8 @@ def test_what_is_worth_copying_is_edits_high_ratings_and_the_best_of_rankings():
         Valued(PROMPT, "second", 0.0, "ranking", True), Valued(PROMPT, "first", 1.0, "rating", True, 5),
     ]  # fmt: skip
     assert [v.response for v in sft.worth_copying(answers, SFTConfig())] == ["edited", "five", "four", "first"]
+
+
+def test_little_feedback_is_gone_through_more_often():
+    config = DPOConfig(epochs=3, batch=8, min_steps=24)
+    assert [config.steps(examples) for examples in (1, 8, 9, 64, 80)] == [24, 24, 24, 24, 30]
