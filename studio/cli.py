@@ -219,7 +219,7 @@ def _follow(space, store, run_id: int) -> None:
 
 @main.group(name="runs")
 def runs_group() -> None:
-    """Look at runs, stop them, go on with them."""
+    """Look at runs, pause or stop them, go on with them."""
 
 
 def _run_line(run: dict) -> str:
@@ -259,11 +259,24 @@ def runs_show(group_workspace, run: str, workspace, as_json: bool) -> None:
 @json_option
 @click.pass_obj
 def runs_stop(group_workspace, run: str, workspace, as_json: bool) -> None:
-    """Ask a run to stop; it keeps what it has reached."""
+    """Ask a run to stop; what it has learned becomes a version."""
     space, store = _open(workspace or group_workspace)
     found = engine.runs.get_run(store, run)
     engine.launcher.stop(store, space, found["id"])
     answer_with({"run": found["id"], "status": "stopping"}, as_json, f"run {found['id']} will stop at its next step.")
+
+
+@runs_group.command(name="pause")
+@click.argument("run")
+@workspace_option
+@json_option
+@click.pass_obj
+def runs_pause(group_workspace, run: str, workspace, as_json: bool) -> None:
+    """Ask a run to pause; it goes on from there when it is resumed."""
+    space, store = _open(workspace or group_workspace)
+    found = engine.runs.get_run(store, run)
+    engine.launcher.pause(store, space, found["id"])
+    answer_with({"run": found["id"], "status": "pausing"}, as_json, f"run {found['id']} will pause at its next step.")
 
 
 @runs_group.command(name="resume")
@@ -272,7 +285,7 @@ def runs_stop(group_workspace, run: str, workspace, as_json: bool) -> None:
 @json_option
 @click.pass_obj
 def runs_resume(group_workspace, run: str, workspace, as_json: bool) -> None:
-    """Go on with a stopped or failed run from its last checkpoint."""
+    """Go on with a paused, stopped or failed run from its last checkpoint."""
     space, store = _open(workspace or group_workspace)
     found = engine.runs.get_run(store, run)
     engine.launcher.resume(space, store, found["id"])

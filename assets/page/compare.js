@@ -167,7 +167,7 @@ anew.addEventListener("submit", async (event) => {
     if (!now) break;
     if (now.status === "finished") await load();
     if (["failed", "stopped"].includes(now.status)) notice(now.reason, "error");
-    if (["finished", "failed", "stopped"].includes(now.status)) break;
+    if (!["queued", "running"].includes(now.status)) break;
     await sleep(500);
   }
   button.disabled = false;

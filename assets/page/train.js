@@ -137,7 +137,7 @@ function samplesOf(run) {
   return [...byPrompt].map(([prompt, list], i) => [verbatim("dt", prompt), one(list[0]), list.length > 1 && el("dd", {}, fold(`earlier-${i}`, "How it was answered before", el("dl", { class: "samples" }, list.slice(1).map(one))))]);
 }
 
-const STATUS = { queued: "Waiting for its turn", running: "Running", finished: "Finished", stopped: "Stopped", failed: "Failed" };
+const STATUS = { queued: "Waiting for its turn", running: "Running", finished: "Finished", paused: "Paused", stopped: "Stopped", failed: "Failed" };
 
 function drawRun(run) {
   if (!run) return fill(runBox, el("p", { class: "hint" }, t("Nothing has been trained yet. Rank some answers in Chat, then press Improve.")));
@@ -145,10 +145,11 @@ function drawRun(run) {
     "div",
     { class: "run-head" },
     el("h2", {}, t("Run {id} · {method}", { id: run.id, method: run.method })),
-    el("span", { class: `status ${run.status}` }, run.stopping && run.active ? t("Stopping …") : t(STATUS[run.status])),
+    el("span", { class: `status ${run.status}` }, run.asked && run.active ? t(run.asked === "pause" ? "Pausing …" : "Stopping …") : t(STATUS[run.status])),
     run.active && run.left !== null && el("span", { class: "hint left" }, t("about {time} left", { time: duration(run.left) })),
-    run.active && el("button", { class: "stop-run", title: t("Keeps what it has learned; you can resume it"), onclick: () => call("stop", run.id).then(refresh) }, t("Stop")),
-    ["stopped", "failed"].includes(run.status) && el("button", { class: "resume-run", onclick: () => call("resume", run.id).then(refresh) }, t("Resume")),
+    run.active && !run.asked && el("button", { class: "pause-run", title: t("Leaves the machine to you until you resume it"), onclick: () => call("pause", run.id).then(refresh) }, t("Pause")),
+    run.active && el("button", { class: "stop-run", title: t("Makes a version of what it has learned; you can resume it"), onclick: () => call("stop", run.id).then(refresh) }, t("Stop")),
+    run.resumable && el("button", { class: "resume-run", onclick: () => call("resume", run.id).then(refresh) }, t("Resume")),
     run.status === "finished" && run.compared && el("a", { class: "button primary", href: "/compare" }, t("Compare before and after")),
   );
   const samples = samplesOf(run);

@@ -17,7 +17,7 @@ from engine.errors import UserError
 from engine.machine import give_way, keep_freed_memory
 from engine.store import runs
 from engine.store.db import Store, now
-from engine.training.context import Stopped
+from engine.training.context import Paused, Stopped
 from engine.workspace import Workspace
 
 HEARTBEAT = 2.0  # seconds
@@ -39,9 +39,7 @@ class StoreContext:
             self.current = name
         self.last_beat = time.monotonic()
         self.store.update("runs", self.run_id, stage=name, done=done, total=total, heartbeat=now())
-        row = self.store.row("SELECT stop_requested FROM runs WHERE id = ?", self.run_id)
-        if row and row["stop_requested"]:
-            raise Stopped
+        _obey(self.store, self.run_id)
 
     def metrics(self, name: str, step: int, values: dict[str, float]) -> None:
         runs.add_metrics(self.store, self.run_id, name, step, values)
@@ -51,18 +49,23 @@ class StoreContext:
         self.store.insert("samples", run_id=self.run_id, step=step, prompt=prompt, text=text, reward=reward)
 
 
+def _obey(store: Store, run_id: int) -> None:
+    """Raise what the run was asked for, if anything."""
+    asked = runs.get_run(store, run_id)["asked"]
+    if asked:
+        raise Paused if asked == "pause" else Stopped
+
+
 def _turn(workspace: Workspace, store: Store, run_id: int) -> FileLock:
-    """Wait until no other run uses the device. Raises Stopped where someone asked for that meanwhile."""
+    """Wait until no other run uses the device. Raises Stopped or Paused where someone asked for that."""
     lock = FileLock(workspace.folder / "device.lock")
     while True:
         try:
             lock.acquire(timeout=1)
             return lock
         except Timeout:
-            row = store.row("SELECT stop_requested FROM runs WHERE id = ?", run_id)
             store.update("runs", run_id, heartbeat=now())
-            if row and row["stop_requested"]:
-                raise Stopped from None
+            _obey(store, run_id)
 
 
 def main(folder: str, run_text: str) -> int:
@@ -70,7 +73,7 @@ def main(folder: str, run_text: str) -> int:
     store = Store(workspace.database)
     born = psutil.Process().create_time()
     store.update("runs", run_id, pid=os.getpid(), process_started=born)
-    signal.signal(signal.SIGTERM, lambda *_: store.update("runs", run_id, stop_requested=1))
+    signal.signal(signal.SIGTERM, lambda *_: store.update("runs", run_id, asked="stop"))
 
     def end(status: str, reason: str = "") -> int:
         runs.leave_stages(store, run_id)
@@ -79,6 +82,8 @@ def main(folder: str, run_text: str) -> int:
 
     try:
         lock = _turn(workspace, store, run_id)
+    except Paused:
+        return end("paused")
     except Stopped:
         return end("stopped", "Stopped while it waited for its turn.")
     try:
@@ -91,6 +96,8 @@ def main(folder: str, run_text: str) -> int:
         run = runs.get_run(store, run_id)
         RECIPES[run["method"]](Job(workspace, store, run, StoreContext(store, run_id)))
         return end("finished")
+    except Paused:
+        return end("paused")
     except Stopped:
         return end("stopped", "Stopped on request.")
     except UserError as error:

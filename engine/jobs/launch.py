@@ -38,12 +38,12 @@ def start(workspace: Workspace, store: Store, method: str, config: dict, parent_
 
 
 def resume(workspace: Workspace, store: Store, run_id: int) -> None:
-    """Go on with a run that was stopped or failed, from its last checkpoint."""
+    """Go on with a run that was paused or stopped or has failed, from its last checkpoint."""
     refresh(store, workspace)
     run = runs.get_run(store, run_id)
-    if run["status"] not in ("stopped", "failed"):
-        raise UserError(f"Run {run_id} is {run['status']}; only a stopped or failed run can be resumed.")
-    store.update("runs", run_id, status="queued", stage="", done=0, total=0, stop_requested=0, reason="", ended=None)
+    if run["status"] not in runs.RESUMABLE:
+        raise UserError(f"Run {run_id} is {run['status']}; only a paused, stopped or failed run can be resumed.")
+    store.update("runs", run_id, status="queued", stage="", done=0, total=0, asked="", reason="", ended=None)
     _spawn(workspace, store, run_id)
 
 
@@ -66,12 +66,23 @@ def _spawn(workspace: Workspace, store: Store, run_id: int) -> None:
 
 
 def stop(store: Store, workspace: Workspace, run_id: int) -> None:
-    """Ask a run to stop. It keeps what it has reached; one that only waited ends at once."""
+    """Ask a run to stop. A version is made of what it has learned; one that only waited ends at once."""
+    _ask(store, workspace, run_id, "stop")
+
+
+def pause(store: Store, workspace: Workspace, run_id: int) -> None:
+    """Ask a run to keep where it is and leave the machine to others, until it is resumed."""
+    _ask(store, workspace, run_id, "pause")
+
+
+def _ask(store: Store, workspace: Workspace, run_id: int, what: str) -> None:
     refresh(store, workspace)
     run = runs.get_run(store, run_id)
+    if run["status"] == "paused":
+        raise UserError(f"Run {run_id} is paused. Resume it first.")
     if run["status"] in runs.ENDED:
         raise UserError(f"Run {run_id} has already ended: it is {run['status']}.")
-    store.update("runs", run_id, stop_requested=1)
+    store.update("runs", run_id, asked=what)
 
 
 def alive(run: dict) -> bool:

@@ -32,7 +32,7 @@ from engine.prompts import load_prompts
 from engine.store import comparisons, conversations, feedback, models, runs
 from engine.store.db import Store
 from engine.training import checkpoint
-from engine.training.context import Context, Stopped
+from engine.training.context import Context, Paused, Stopped
 from engine.training.passes import Scorer
 from engine.workspace import Workspace
 
@@ -178,6 +178,8 @@ def make_policy(
     stopped, figures = None, {}
     try:
         figures = train(job.checkpoints(stage))
+    except Paused:
+        raise
     except Stopped as stop:
         if not checkpoint.exists(job.checkpoints(stage)):
             raise  # nothing learned yet that would be worth a version

@@ -133,3 +133,15 @@ def m004_current_ids(db: Database) -> None:
         CREATE VIEW current_feedback AS SELECT f.* FROM current_ids c JOIN feedback f ON f.id = c.id;
         """
     )
+
+
+@migrations()
+def m005_asked(db: Database) -> None:
+    """A run can be asked to pause as well as to stop."""
+    db.executescript(
+        """
+        ALTER TABLE runs ADD COLUMN asked TEXT NOT NULL DEFAULT '';
+        UPDATE runs SET asked = 'stop' WHERE stop_requested;
+        ALTER TABLE runs DROP COLUMN stop_requested;
+        """
+    )

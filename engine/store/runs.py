@@ -6,7 +6,8 @@ import time
 from engine.errors import UserError
 from engine.store.db import Store, now
 
-ENDED = ("finished", "stopped", "failed")
+RESUMABLE = ("paused", "stopped", "failed")
+ENDED = ("finished", *RESUMABLE)  # no process is at work
 
 
 def add_run(store: Store, method: str, config: dict, parent_version_id: int) -> int:

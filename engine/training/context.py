@@ -10,11 +10,15 @@ class Stopped(Exception):
     """Someone asked the run to stop; what it had reached is kept."""
 
 
+class Paused(Stopped):
+    """Someone asked the run to pause: it goes on later from where it is, and nothing is made of it until then."""
+
+
 class Context(Protocol):
     """A run as a method sees it. `engine.jobs` has the one that writes to the store."""
 
     def stage(self, name: str, done: int, total: int) -> None:
-        """Where the run is. Raises Stopped where someone asked for that."""
+        """Where the run is. Raises Stopped or Paused where someone asked for that."""
 
     def metrics(self, name: str, step: int, values: dict[str, float]) -> None:
         """Numbers of one step of the stage `name`."""

@@ -163,8 +163,9 @@ def build(session: Session) -> None:
             "done": run["done"],
             "total": run["total"],
             "reason": run["reason"],
-            "active": run["status"] not in ("finished", "stopped", "failed"),
-            "stopping": bool(run["stop_requested"]),
+            "active": run["status"] not in engine.runs.ENDED,
+            "resumable": run["status"] in engine.runs.RESUMABLE,
+            "asked": run["asked"],
             "left": time_left(run, stages, time.time()),
             "compared": "comparison" in run["result"],
             "curves": [
@@ -250,9 +251,13 @@ def build(session: Session) -> None:
         engine.launcher.stop(session.store, session.workspace, run)
         return {}
 
+    def pause(run: int) -> dict:
+        engine.launcher.pause(session.store, session.workspace, run)
+        return {}
+
     def resume(run: int) -> dict:
         session.give_way()
         engine.launcher.resume(session.workspace, session.store, run)
         return {}
 
-    page("train", SKELETON, [state, ways, offered, cost, overlay, quality, improve, stop, resume], session)
+    page("train", SKELETON, [state, ways, offered, cost, overlay, quality, improve, pause, stop, resume], session)

@@ -106,7 +106,7 @@ def test_the_loop_closes(studio, page):
     ask(page, "I feel tired.")
 
 
-def test_a_run_can_be_stopped_from_the_page(studio, page):
+def test_a_run_can_be_paused_and_stopped_from_the_page(studio, page):
     page.goto(studio)
     page.locator(".empty").wait_for()
     ask(page, QUESTIONS[0])
@@ -116,6 +116,11 @@ def test_a_run_can_be_stopped_from_the_page(studio, page):
     page.locator(".count b", has_text="1").first.wait_for()
     page.select_option("select.preset", "thorough")
     page.click("button.improve")
+    page.locator(".status.running").wait_for()
+    page.click("button.pause-run")
+    page.locator(".status.paused").wait_for(timeout=120_000)
+    page.reload()
+    page.click("button.resume-run")
     page.locator(".status.running").wait_for()
     page.click("button.stop-run")
     page.locator(".status.stopped").wait_for(timeout=120_000)

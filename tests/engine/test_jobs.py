@@ -93,23 +93,29 @@ def test_improve_trains_compares_and_records_what_it_did(workspace, store, ranke
     assert abs(first_kl["value"]) < 1e-3
 
 
-def test_a_run_stops_on_request_keeps_what_it_learned_and_goes_on(workspace, store, ranked):
+def test_a_run_pauses_goes_on_and_stops_with_what_it_has_learned(workspace, store, ranked):
     run_id = launch.start(workspace, store, "improve", engine.parse_settings(LONG), ranked)
     until(workspace, store, run_id, practising)
-    launch.stop(store, workspace, run_id)
+    launch.pause(store, workspace, run_id)
     run = until(workspace, store, run_id, ended, 30)
-    assert (run["status"], run["reason"]) == ("stopped", "Stopped on request.")
-    assert models.get_version(store, run["model_version_id"])["kind"] == "policy"
-    with pytest.raises(engine.UserError, match="already ended"):
+    assert run["status"] == "paused"
+    assert not launch.alive(run) or until(workspace, store, run_id, lambda r: not launch.alive(r), 10)
+    assert not models.list_versions(store, "policy")  # nothing is made of it yet
+    with pytest.raises(engine.UserError, match="is paused"):
         launch.stop(store, workspace, run_id)
 
-    launch.resume(workspace, store, run_id)
-    run = until(workspace, store, run_id, lambda r: ended(r) or (r["stage"] == "ppo" and r["done"] > 0))
-    assert run["status"] == "running"
-    assert run["done"] >= 10
-    assert len(models.list_versions(store, "reward")) == 1  # nor was the reward model trained again
-    launch.stop(store, workspace, run_id)
-    until(workspace, store, run_id, ended, 30)
+    for _ in ("after a pause", "after a stop"):
+        launch.resume(workspace, store, run_id)
+        run = until(workspace, store, run_id, lambda r: ended(r) or (r["stage"] == "ppo" and r["done"] > 0))
+        assert run["status"] == "running"
+        assert run["done"] >= 10
+        assert len(models.list_versions(store, "reward")) == 1  # nor was the reward model trained again
+        launch.stop(store, workspace, run_id)
+        run = until(workspace, store, run_id, ended, 30)
+        assert (run["status"], run["reason"]) == ("stopped", "Stopped on request.")
+        assert models.get_version(store, run["model_version_id"])["kind"] == "policy"
+    with pytest.raises(engine.UserError, match="already ended"):
+        launch.pause(store, workspace, run_id)
 
 
 def test_a_killed_run_says_so_and_the_next_in_the_queue_starts(workspace, store, ranked):
@@ -119,7 +125,7 @@ def test_a_killed_run_says_so_and_the_next_in_the_queue_starts(workspace, store,
     second = launch.start(workspace, store, "reward", engine.parse_settings(SHORT), ranked)
     time.sleep(2)
     assert runs.get_run(store, second)["status"] == "queued"  # one at a time on a device
-    with pytest.raises(engine.UserError, match="only a stopped or failed"):
+    with pytest.raises(engine.UserError, match="only a paused, stopped or failed"):
         launch.resume(workspace, store, first)
     os.kill(runs.get_run(store, first)["pid"], signal.SIGKILL)
     run = until(workspace, store, first, ended, 20)
@@ -129,10 +135,10 @@ def test_a_killed_run_says_so_and_the_next_in_the_queue_starts(workspace, store,
 
 
 FAST = {
-    "sft": ["sft.epochs=1"],
-    "dpo": ["dpo.epochs=1"],
-    "kto": ["kto.epochs=1"],
-    "ilql": ["ilql.epochs=1"],
+    "sft": ["sft.epochs=1", "sft.min_steps=1"],
+    "dpo": ["dpo.epochs=1", "dpo.min_steps=1"],
+    "kto": ["kto.epochs=1", "kto.min_steps=1"],
+    "ilql": ["ilql.epochs=1", "ilql.min_steps=1"],
     "reinforce": ["updates=2", "episodes=8", "max_new_tokens=24"],
     "ppo": ["updates=2", "episodes=8", "max_new_tokens=24"],
     "pretrain": ["tokens=6000", "batch_tokens=1000", "max_length=64"],
