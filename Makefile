@@ -29,7 +29,7 @@ bench: $(VENV)/.ready-bench
 	@$(BIN)/python benchmarks/all.py
 
 screenshots: $(VENV)/.ready-test
-	@$(BIN)/python docs/screenshots.py
+	@$(BIN)/python -m docs.screenshots
 
 pocket: $(VENV)/.ready
 	@$(BIN)/python -m engine.pocket.build

@@ -1,42 +1,24 @@
 """Pictures of every page, light and dark, wide and narrow: `make screenshots`.
 
-    python docs/screenshots.py [--workspace DIR] [--to build/screens]
+    python -m docs.screenshots [--workspace DIR] [--to build/screens]
 
 Without a workspace the demo makes one first (a few minutes). The four in the README are copied into docs/.
 """
 
-import os
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
-import time
-import urllib.request
 from pathlib import Path
 
 import click
 from playwright.sync_api import Page, sync_playwright
 
 from studio.pages import PAGES
+from tests.browser.serve import CHROMIUM, FLAGS, studio_at
 
 HERE = Path(__file__).parent
-FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
 IN_README = ("chat-light-1440", "label-dark-1440", "train-light-1440", "compare-dark-1440")
-
-
-def serve(workspace: Path) -> tuple[subprocess.Popen, str]:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
-    command = [sys.executable, "-m", "studio.cli", "--workspace", str(workspace), "--no-browser", "--port", str(port)]
-    process, address = subprocess.Popen(command), f"http://127.0.0.1:{port}"
-    for _ in range(200):
-        try:
-            urllib.request.urlopen(address, timeout=1)
-            break
-        except OSError:
-            time.sleep(0.2)
-    return process, address
 
 
 def ask_once(page: Page, address: str) -> None:
@@ -63,27 +45,21 @@ def main(workspace: Path | None, to: Path) -> None:
             workspace = Path(folder) / "workspace"
             demo = [sys.executable, "-m", "studio.cli", "demo", "--workspace", str(workspace)]
             subprocess.run(demo, check=True)
-        studio, address = serve(workspace)
-        try:
-            with sync_playwright() as playwright:
-                chromium = os.environ.get("CHROMIUM") or shutil.which("chromium")
-                browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
-                ask_once(browser.new_page(), address)
-                for theme in ("light", "dark"):
-                    for width, height in ((1440, 900), (390, 800)):
-                        context = browser.new_context(viewport={"width": width, "height": height})
-                        context.add_init_script(f"localStorage.setItem('theme', '{theme}')")
-                        page = context.new_page()
-                        for name, (_, path) in PAGES.items():
-                            page.goto(address + path)
-                            page.locator(".studio").wait_for()
-                            page.wait_for_timeout(2000)
-                            page.screenshot(path=to / f"{name}-{theme}-{width}.png")
-                        context.close()
-                browser.close()
-        finally:
-            studio.terminate()
-            studio.wait(20)
+        with studio_at(workspace, Path(folder) / "studio.log") as address, sync_playwright() as playwright:
+            browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+            ask_once(browser.new_page(), address)
+            for theme in ("light", "dark"):
+                for width, height in ((1440, 900), (390, 800)):
+                    context = browser.new_context(viewport={"width": width, "height": height})
+                    context.add_init_script(f"localStorage.setItem('theme', '{theme}')")
+                    page = context.new_page()
+                    for name, (_, path) in PAGES.items():
+                        page.goto(address + path)
+                        page.locator(".studio").wait_for()
+                        page.wait_for_timeout(2000)
+                        page.screenshot(path=to / f"{name}-{theme}-{width}.png")
+                    context.close()
+            browser.close()
     for name in IN_README:
         shutil.copy(to / f"{name}.png", HERE / f"{name}.png")
     click.echo(f"{len(list(to.glob('*.png')))} pictures in {to}, four of them in docs/")

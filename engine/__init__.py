@@ -21,6 +21,7 @@ _MODULES = {
 }
 _NAMES = {
     "UserError": "engine.errors",
+    "disk_is_full": "engine.errors",
     "Store": "engine.store.db",
     "open_workspace": "engine.workspace",
     "find_base": "engine.models.find",

@@ -5,7 +5,9 @@ import shutil
 
 import psutil
 
+from engine import estimate
 from engine.errors import UserError
+from engine.jobs.config import read_config
 from engine.models.find import POCKET, find_base
 from engine.workspace import Workspace
 
@@ -13,7 +15,7 @@ NEEDED = ("torch", "transformers", "peft", "bitsandbytes", "gradio", "sqlite-uti
 
 
 def diagnose(workspace: Workspace) -> dict:
-    """{"device", "memory", "precision", "fits", "problems", ...}; sizes in GiB."""
+    """{"device", "memory", "precision", "fits", "problems", ...}; memory in GiB."""
     problems: list[str] = []
     versions: dict[str, str] = {}
     for package in NEEDED:
@@ -40,8 +42,7 @@ def diagnose(workspace: Workspace) -> dict:
     return {
         **found,
         "memory": {"total": round(total, 1), "free": round(free, 1)},
-        # Bytes a parameter while training: float32 or bf16 weights, or NF4; a third on top for adapters and passes.
-        "fits": {name: f"{free / (size * 1.33):.1f}B parameters" for name, size in _bytes_each(found).items()},
+        "fits": _fits(str(found["precision"]), free * 2**30),
         "disk_free": round(disk, 1),
         "workspace": str(workspace.folder),
         "versions": versions,
@@ -49,5 +50,16 @@ def diagnose(workspace: Workspace) -> dict:
     }
 
 
-def _bytes_each(found: dict) -> dict[str, float]:
-    return {str(found["precision"]): 4.0 if found["device"] == "cpu" else 2.0, "nf4": 0.6}
+def _fits(usual: str, free: float) -> list[dict]:
+    """Known models that can be improved here, by the estimate: {"model", "precision", "gigabytes"}.
+
+    The gigabytes are the least it takes, an answer at a time; with more it is faster.
+    """
+    config = read_config({"reward": {"micro_batch": 1}, "ppo": {"micro_batch": 1}})
+    fitting = []
+    for precision in (usual, "nf4"):
+        for name, shape in estimate.KNOWN.items():
+            needs = max(estimate.memory(shape, config, stage, precision)["total"] for stage in ("reward", "ppo"))
+            if needs <= estimate.SPARE * free:
+                fitting.append({"model": name, "precision": precision, "gigabytes": round(needs / 1e9, 1)})
+    return fitting

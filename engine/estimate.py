@@ -9,7 +9,8 @@ gradient an adapter or a nonlinearity needs.
 
 import json
 import struct
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from engine.errors import UserError
@@ -22,11 +23,11 @@ ANSWERED = 0.5  # share of the longest answer that an answer takes, where nothin
 BYTES = {"float32": 4.0, "bf16": 2.0, "nf4": 0.53}  # a weight; NF4 with its doubly quantised scales
 
 # Tensors kept for a token in a block: so many of the model's width, of the keys' width and of the MLP's inner width.
-# Counting them by hand gives 11, 5 and 5; half as much again is what runs on a CPU take (benchmarks/estimate.py), where
-# the pieces that are freed on the way are not all given back.
-KEPT_WIDTH, KEPT_KEYS, KEPT_INNER = 16.5, 7.5, 7.5
+# Counting them by hand gives 11, 5 and 5; a fifth more is what runs on a CPU take (benchmarks/estimate.py), where the
+# pieces that are freed on the way are not all given back.
+KEPT_WIDTH, KEPT_KEYS, KEPT_INNER = 13.0, 6.0, 6.0
 KEPT_LOGITS = 3.0  # logits in float32, their log-softmax and its gradient
-WORKSPACES = 70e6  # bytes that torch's kernels and its allocator take beside the tensors, by the same benchmark
+WORKSPACES = 40e6  # bytes that torch's kernels and its allocator take beside the tensors, by the same benchmark
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,17 @@ class Shape:
         """Parameters of a LoRA adapter on every linear layer of a Llama-like block."""
         attention = 2 * (self.width + self.width) + 2 * (self.width + self.keys)
         return self.layers * rank * (attention + 3 * (self.width + self.inner))
+
+
+# Sizes that people run, from the config.json of each, to say what fits on a machine.
+KNOWN = {
+    "Qwen2.5-0.5B": Shape(494_032_768, 24, 896, 128, 4864, 151_936, 136_134_656),
+    "Llama-3.2-1B": Shape(1_235_814_400, 16, 2048, 512, 8192, 128_256, 262_668_288),
+    "Qwen2.5-3B": Shape(3_085_938_688, 36, 2048, 256, 11_008, 151_936, 311_164_928),
+    "Llama-3-8B": Shape(8_030_261_248, 32, 4096, 1024, 14_336, 128_256, 1_050_673_152),
+    "Qwen2.5-14B": Shape(14_770_033_664, 48, 5120, 1024, 13_824, 152_064, 1_557_135_360),
+    "Llama-3-70B": Shape(70_553_706_496, 80, 8192, 1024, 28_672, 128_256, 2_101_346_304),
+}
 
 
 def _parameters(folder: Path) -> int:
@@ -126,6 +138,39 @@ def memory(
     # Rollouts and training do not overlap: the peak holds the larger of the cache and of what training keeps.
     peak = max(parts["cache"], parts["activations"] + parts["logits"])
     return {**parts, "total": parts["weights"] + parts["adapters"] + parts["optimiser"] + peak + WORKSPACES}
+
+
+SPARE = 0.9  # share of the free memory that a run is planned into
+
+
+def _part(shape: Shape, config: RunConfig, stage: str, precision: str, free: float) -> int | None:
+    """The largest micro-batch with which `stage` stays within `free` bytes, 0 for whole batches; None if none does."""
+    settings = getattr(config, stage)
+    rows = settings.episodes // settings.minibatches if stage in ("ppo", "reinforce") else settings.batch
+    smaller = [0] + [rows >> halvings for halvings in range(1, rows.bit_length())]
+    for size in [settings.micro_batch] if settings.micro_batch else smaller:
+        tried = replace(config, **{stage: replace(settings, micro_batch=size)})
+        if memory(shape, tried, stage, precision)["total"] <= free:
+            return size
+    return None
+
+
+def fitted(shape: Shape, config: RunConfig, stages: Sequence[str], usual: str, free: float) -> tuple[RunConfig, bool]:
+    """(`config` with what it leaves to the machine chosen for `free` bytes, whether it fits).
+
+    An "auto" precision becomes the machine's `usual` one where that fits in parts of any size, else NF4; a micro-batch
+    of 0 stays where whole batches fit, else the largest that does. What was set by hand stays. Where nothing fits, the
+    last that was tried with the smallest parts.
+    """
+    room = SPARE * free
+    wanted = (usual, "nf4") if config.precision == "auto" else (config.precision,)
+    parts: dict[str, int | None] = {}
+    for precision in wanted:
+        parts = {stage: _part(shape, config, stage, precision, room) for stage in stages}
+        if None not in parts.values():
+            break
+    chosen = {s: replace(getattr(config, s), micro_batch=1 if size is None else size) for s, size in parts.items()}
+    return replace(config, precision=precision, **chosen), None not in parts.values()
 
 
 def work(config: RunConfig, stage: str, feedback: int) -> float:

@@ -2,14 +2,30 @@
 
 import ctypes
 import sys
+from functools import cache
+from typing import Any
 
 import psutil
+import pynvml
 
 
-def memory_in_use() -> dict[str, float]:
-    """The machine's memory in GB, {"used", "total"}."""
+def memory_in_use(device: str = "cpu") -> dict[str, float]:
+    """Memory in GB, {"used", "total"}: the first GPU's where `device` is "cuda", else the machine's."""
+    if device == "cuda" and (gpu := _first_gpu()):
+        held = pynvml.nvmlDeviceGetMemoryInfo(gpu)
+        return {"used": held.used / 1e9, "total": held.total / 1e9}
     memory = psutil.virtual_memory()
     return {"used": (memory.total - memory.available) / 1e9, "total": memory.total / 1e9}
+
+
+@cache
+def _first_gpu() -> Any:
+    """NVML's handle; None for a GPU of another maker, or where there is no driver."""
+    try:
+        pynvml.nvmlInit()
+        return pynvml.nvmlDeviceGetHandleByIndex(0)
+    except pynvml.NVMLError:
+        return None
 
 
 def give_way() -> None:

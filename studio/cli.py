@@ -437,7 +437,7 @@ def doctor(group_workspace, workspace, as_json: bool) -> None:
         f"Device     {found['device']} ({found['cores']} cores)",
         f"Memory     {found['memory']['free']} of {found['memory']['total']} GiB free",
         f"Precision  {found['precision']}",
-        *(f"Fits       about {size} in {name}" for name, size in found["fits"].items()),
+        *(f"Fits       {one['model']} in {one['precision']}, from {one['gigabytes']} GB" for one in found["fits"]),
         f"Workspace  {found['workspace']} ({found['disk_free']} GiB free)",
         *(f"Problem    {problem}" for problem in found["problems"]),
     ]

@@ -6,7 +6,7 @@ import threading
 import time
 
 import engine
-from studio.session import Session
+from studio.session import DISK_FULL, Session
 
 log = logging.getLogger("studio")
 
@@ -44,9 +44,10 @@ class Filler:
                 pass
         except engine.UserError as error:
             self.problem = str(error)
-        except Exception:
+        except Exception as error:
             log.exception("filling the queue of %s", self.prompt_set)
-            self.problem = "The next questions could not be answered. The studio's log says why."
+            lost = "The next questions could not be answered. The studio's log says why."
+            self.problem = DISK_FULL if engine.disk_is_full(error) else lost
 
     def _one(self) -> bool:
         """Answer one more prompt where one is needed; False where the set is used up."""

@@ -1,6 +1,5 @@
 """What the pages share: the workspace, the store (one connection a thread) and the answers being written."""
 
-import errno
 import logging
 import threading
 import time
@@ -11,6 +10,8 @@ from typing import Any
 import engine
 
 log = logging.getLogger("studio")
+
+DISK_FULL = "The disk is full. Make room where the workspace lies, then try again."
 
 
 @dataclass
@@ -99,9 +100,10 @@ class Session:
                     )
         except engine.UserError as error:
             live.problem = str(error)
-        except Exception:
+        except Exception as error:
             log.exception("answering prompt %s", prompt_id)
-            live.problem = "The answer could not be written down. The studio's log says why; ask again."
+            lost = "The answer could not be written down. The studio's log says why; ask again."
+            live.problem = DISK_FULL if engine.disk_is_full(error) else lost
         live.done = True
 
 
@@ -116,8 +118,8 @@ def friendly(function: Callable) -> Callable:
             return {"error": str(error)}
         except Exception as error:
             log.exception("%s failed", function.__name__)
-            if getattr(error, "errno", None) == errno.ENOSPC or "disk is full" in str(error):
-                return {"error": "The disk is full. Make room where the workspace lies, then try again."}
+            if engine.disk_is_full(error):
+                return {"error": DISK_FULL}
             return {"error": "Something went wrong in the studio. Its log in the terminal says what."}
 
     wrapped.__name__ = function.__name__

@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 from filelock import FileLock, Timeout
 
-from engine.errors import UserError
+from engine.errors import UserError, disk_is_full
 from engine.machine import give_way, keep_freed_memory
 from engine.store import runs
 from engine.store.db import Store, now
@@ -107,7 +107,9 @@ def main(folder: str, run_text: str) -> int:
     except Exception as error:
         traceback.print_exc()
         reason = f"{type(error).__name__}: {error}"
-        if type(error).__name__ == "OutOfMemoryError":
+        if disk_is_full(error):
+            reason = "The disk is full. Make room where the workspace lies, then resume the run."
+        elif type(error).__name__ == "OutOfMemoryError":
             reason = "The GPU ran out of memory. Lower ppo.episodes or use precision=nf4."
         return end("failed", reason)
     finally:

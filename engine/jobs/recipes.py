@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from engine import estimate
 from engine.errors import UserError
 from engine.evaluation.compare import Item, compare
 from engine.evaluation.reward_report import reward_report
@@ -25,8 +26,8 @@ from engine.methods.settings import OnlineConfig
 from engine.methods.sft import demonstration_loss, train_sft, worth_copying
 from engine.methods.text import new_model, new_tokenizer, packed, read_texts, split
 from engine.models.chat import Message, fits
-from engine.models.find import fingerprint
-from engine.models.load import load_base
+from engine.models.find import find_base, fingerprint
+from engine.models.load import choose_device, free_memory, load_base, usual_precision
 from engine.models.roles import Roles
 from engine.prompts import load_prompts
 from engine.store import comparisons, conversations, feedback, models, runs
@@ -36,6 +37,9 @@ from engine.training.context import Context, Paused, Stopped
 from engine.training.passes import Scorer
 from engine.workspace import Workspace
 
+# The stages whose memory is estimated: those of improve, and of each other method the one of its name.
+ESTIMATED = ("reward", "ppo", "reinforce", "sft", "dpo", "kto", "ilql")
+MEMORY_STAGES = {"improve": ("reward", "ppo")}
 MEASURED_FROM = 20  # rankings; with fewer, a reward model learns from all of them
 
 
@@ -48,9 +52,8 @@ class Job:
     run: dict
     context: Context
 
-    @property
-    def config(self) -> RunConfig:
-        return read_config(self.run["config"])
+    def __post_init__(self) -> None:
+        self.config = read_config(self.run["config"])
 
     @property
     def parent(self) -> dict:
@@ -78,6 +81,7 @@ def load_roles(job: Job) -> tuple[Roles, str | None]:
     job.context.stage("load", 0, 1)
     if job.config.threads:
         torch.set_num_threads(job.config.threads)
+    fit_to_machine(job)
     base = load_base(job.parent["base"], job.config.precision)
     if base.fingerprint != job.parent["base_fingerprint"]:
         raise UserError(
@@ -86,6 +90,27 @@ def load_roles(job: Job) -> tuple[Roles, str | None]:
         )
     roles = Roles(base)
     return roles, attach(roles, job.workspace, job.parent, "reference")
+
+
+def fit_to_machine(job: Job) -> None:
+    """Choose by the estimate what the run's settings leave open, and note in the log what was chosen."""
+    device, path = choose_device(), find_base(job.parent["base"])
+    free = free_memory(device)
+    stages = [stage for stage in MEMORY_STAGES.get(job.run["method"], (job.run["method"],)) if stage in ESTIMATED]
+    try:
+        shape = estimate.shape_of(path)
+    except UserError:
+        return  # of a kind that cannot be estimated: whole batches, which are halved should memory run out
+    job.config, fits = estimate.fitted(shape, job.config, stages, usual_precision(device), free)
+    needs = [estimate.memory(shape, job.config, stage, job.config.precision)["total"] for stage in stages]
+    if needs:
+        parts = {stage: size for stage in stages if (size := getattr(job.config, stage).micro_batch)}
+        print(
+            f"precision {job.config.precision}, about {max(needs) / 1e9:.1f} GB of {free / 1e9:.1f} GB free"
+            + "".join(f", {stage} takes {size} at a time" for stage, size in parts.items())
+            + ("" if fits else "; this may not be enough"),
+            flush=True,
+        )
 
 
 def attach(roles: Roles, workspace: Workspace, version: dict, role: str) -> str | None:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
@@ -33,14 +34,22 @@ def choose_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def choose_precision(path: Path, device: torch.device) -> str:
-    """float32 on a CPU (bf16 is far slower there); on CUDA bf16 where it fits with room to train, else NF4."""
+def usual_precision(device: torch.device) -> str:
+    """float32 on a CPU, where bf16 is far slower; bf16 on a GPU."""
     if device.type == "cpu":
         return "float32"
-    weights = sum(f.stat().st_size for f in path.glob("*.safetensors"))
-    free, _ = torch.cuda.mem_get_info(device)
-    # Weights, adapters and activations: twice the weights is a rough bound that has room for both.
-    return "bf16" if weights * 2 < free else "nf4"
+    return "bf16"
+
+
+def free_memory(device: torch.device) -> float:
+    """Bytes that are free on `device`."""
+    return float(psutil.virtual_memory().available if device.type == "cpu" else torch.cuda.mem_get_info(device)[0])
+
+
+def choose_precision(path: Path, device: torch.device) -> str:
+    """The usual one where the weights fit with room to answer, else NF4. (A run's is chosen by `engine.estimate`.)"""
+    weights = sum(f.stat().st_size for f in path.glob("*.safetensors")) * (2 if device.type == "cpu" else 1)
+    return usual_precision(device) if weights * 1.25 < free_memory(device) else "nf4"
 
 
 def load_base(name: str, precision: str = "auto", device: torch.device | None = None) -> Base:

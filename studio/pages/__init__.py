@@ -40,9 +40,10 @@ def _status(session: Session) -> Callable[[], dict]:
         """What every page shows: the device, the memory in use, and the run at work."""
         store = session.store
         run = store.row("SELECT * FROM runs WHERE status IN ('queued', 'running') ORDER BY id LIMIT 1")
+        device = session.serving.device or "cpu"
         return {
-            "device": session.serving.device or "cpu",
-            "memory": engine.memory_in_use(),
+            "device": device,
+            "memory": engine.memory_in_use(device),
             "run": run and {k: run[k] for k in ("id", "method", "stage", "done", "total", "status")},
         }
 

@@ -220,18 +220,21 @@ def build(session: Session) -> None:
         """What the run that is set up would take: gigabytes at its most hungry stage, and seconds; None if unknown."""
         config = engine.read_config(changed(settings_of(method, preset), given))
         version, counts = session.version, engine.feedback_log.counts(session.store)
-        machine = engine.memory_in_use()
+        device = session.serving.device or "cpu"
+        machine = engine.memory_in_use(device)
+        free = machine["total"] - machine["used"]
         feedback = counts["ranking"] + counts["edit"] + counts["rating"]
         stages = [s for s in settings_stages(method) if s not in ("", "compare", "pretrain")]
-        precision = "float32" if config.precision == "auto" else config.precision
         try:
             shape = engine.estimates.shape_of(engine.find_base(version["base"]))
-            needs = [engine.estimates.memory(shape, config, stage, precision)["total"] for stage in stages]
+            usual = "bf16" if device == "cuda" else "float32"
+            config, _ = engine.estimates.fitted(shape, config, stages, usual, free * 1e9)
+            needs = [engine.estimates.memory(shape, config, stage, config.precision)["total"] for stage in stages]
         except (engine.UserError, KeyError):
             needs = []
         return {
             "gigabytes": max(needs) / 1e9 + LIBRARIES if needs else None,
-            "free": machine["total"] - machine["used"],
+            "free": free,
             "seconds": engine.estimates.seconds(session.store, method, config, version["base_fingerprint"], feedback),
         }
 

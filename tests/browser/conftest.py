@@ -1,52 +1,17 @@
 """A real studio on a free port and a real Chromium in front of it."""
 
 import os
-import shutil
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
 
 import pytest
 
-CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
-FLAGS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return listener.getsockname()[1]
+from tests.browser.serve import CHROMIUM, FLAGS, studio_at
 
 
 @pytest.fixture
 def studio(tmp_path):
     """The address of a studio of its own."""
-    port = free_port()
-    log = (tmp_path / "studio.log").open("wb")
-    command = [sys.executable, "-m", "studio.cli", "--workspace", str(tmp_path / "workspace"), "--no-browser"]
-    process = subprocess.Popen([*command, "--port", str(port)], stdout=log, stderr=log)
-    address = f"http://127.0.0.1:{port}"
-    for _ in range(300):
-        try:
-            urllib.request.urlopen(address, timeout=1)
-            break
-        except OSError:
-            assert process.poll() is None, (tmp_path / "studio.log").read_text()
-            time.sleep(0.2)
-    yield address
-    process.terminate()
-    process.wait(20)
-    log.close()
+    with studio_at(tmp_path / "workspace", tmp_path / "studio.log") as address:
+        yield address
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,7 @@
 """The estimate of what a run takes: read off a model's files, and scaled from runs before."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -49,3 +50,25 @@ def test_time_is_scaled_from_the_last_run_of_the_kind(store, base_version):
     twice = read_config({"ppo": {"updates": 20}})
     assert estimate.seconds(store, "improve", twice, fingerprint, 50) == pytest.approx(205)
     assert estimate.seconds(store, "improve", config, "another", 50) is None
+
+
+@pytest.mark.parametrize(("free", "precision"), [(400e9, "bf16"), (40e9, "bf16"), (14e9, "nf4")])
+def test_what_a_run_leaves_open_is_chosen_for_the_memory_there_is(free, precision):
+    shape, stages = estimate.KNOWN["Llama-3-8B"], ("reward", "ppo")
+    config, fits = estimate.fitted(shape, read_config({}), stages, "bf16", free)
+    assert fits and config.precision == precision
+    for stage in stages:
+        assert estimate.memory(shape, config, stage, precision)["total"] <= free
+        settings = getattr(config, stage)
+        if settings.micro_batch:  # the next larger part would not have fitted
+            larger = replace(config, **{stage: replace(settings, micro_batch=2 * settings.micro_batch)})
+            assert estimate.memory(shape, larger, stage, precision)["total"] > estimate.SPARE * free
+    assert (config.ppo.micro_batch == 0) == (free == 400e9)
+
+
+def test_what_was_set_by_hand_stays():
+    given = read_config({"precision": "float32", "ppo": {"micro_batch": 8}})
+    config, fits = estimate.fitted(estimate.KNOWN["Llama-3-8B"], given, ("ppo",), "bf16", 14e9)
+    assert not fits and config.precision == "float32"
+    config, fits = estimate.fitted(estimate.KNOWN["Qwen2.5-0.5B"], given, ("ppo",), "bf16", 14e9)
+    assert fits and config == given

@@ -1,0 +1,85 @@
+"""The studio or its worker killed in the middle of what it does: nothing a person did is lost, and the page goes on."""
+
+import psutil
+import pytest
+
+from tests.browser.serve import free_port, start
+from tests.browser.test_loop import ask
+
+pytestmark = pytest.mark.browser
+
+
+class Studio:
+    """One that can be killed and started again at the same address."""
+
+    def __init__(self, folder):
+        self.folder, self.port = folder, free_port()
+        self.process = None
+
+    def start(self) -> str:
+        self.process = start(self.folder / "workspace", self.port, self.folder / "studio.log")
+        return f"http://127.0.0.1:{self.port}"
+
+    def worker(self) -> psutil.Process:
+        children = psutil.Process(self.process.pid).children()
+        return next(c for c in children if "engine.serving.worker" in c.cmdline())
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait(20)
+
+
+@pytest.fixture
+def mortal(tmp_path):
+    studio = Studio(tmp_path)
+    yield studio
+    studio.process.terminate()
+    studio.process.wait(20)
+
+
+def test_killed_while_an_answer_is_written(mortal, page):
+    page.goto(mortal.start())
+    page.locator(".empty").wait_for()
+    ask(page, "I feel sad.")
+    worker = mortal.worker()
+    worker.suspend()  # or it would have answered before anyone could kill it
+    page.fill(".composer textarea", "How do I make tea?")
+    page.keyboard.press("Enter")
+    page.locator(".card.live").first.wait_for()
+    worker.kill()
+    page.locator(".notice.error", has_text="starts again with your next question").wait_for()
+    page.locator("button.regenerate", has_text="Answer it").click()
+    page.wait_for_function("document.querySelectorAll('.card button.rank').length === 8")
+
+    mortal.worker().suspend()
+    page.fill(".composer textarea", "Tell me a joke about a cow.")
+    page.keyboard.press("Enter")
+    page.locator(".card.live").first.wait_for()
+    orphan = mortal.worker()
+    mortal.kill()
+    orphan.resume()
+    orphan.wait(20)  # no one is left that would hear it
+    mortal.start()
+    page.reload()
+    page.locator(".turn .ask", has_text="Tell me a joke about a cow.").wait_for()
+    assert page.locator(".card button.rank").count() == 8
+    page.locator("button.regenerate", has_text="Answer it").click()
+    page.wait_for_function("document.querySelectorAll('.card button.rank').length === 12")
+
+
+def test_killed_while_a_run_trains(mortal, page):
+    address = mortal.start()
+    page.goto(address)
+    page.locator(".empty").wait_for()
+    ask(page, "I feel sad.")
+    page.locator("button.rank").first.click()
+    page.locator(".card.best").wait_for()
+    page.goto(f"{address}/train")
+    page.click("button.improve")
+    page.locator(".status.running").wait_for()
+    mortal.kill()
+    page.locator(".notice.error", has_text="does not answer").wait_for()
+    mortal.start()  # the page is still open, and finds the studio and the run by itself
+    page.locator(".stages .now", has_text="PPO").wait_for()
+    page.click("button.stop-run")
+    page.locator(".status.stopped").wait_for()
