@@ -28,17 +28,6 @@ def _first_gpu() -> Any:
         return None
 
 
-def give_way() -> None:
-    """Let what a person waits for go first: chat and the page are served while a run trains on the same processors.
-
-    Without it an answer took four times as long beside a run, whose threads never pause to let others in.
-    """
-    if sys.platform == "win32":
-        psutil.Process().nice(psutil.BELOW_NORMAL_PRIORITY_CLASS)
-    else:
-        psutil.Process().nice(10)
-
-
 def keep_freed_memory() -> None:
     """Have the C library keep what is freed for the next request, where it is glibc; elsewhere nothing happens.
 

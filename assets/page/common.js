@@ -108,10 +108,8 @@ function undoable(text, undo) {
 
 /** Call the studio; a person's mistake comes back as a sentence and is shown. Returns null then. */
 async function call(name, ...args) {
-  let answer;
-  try {
-    answer = await server[name](args);
-  } catch (problem) {
+  const answer = await reached(name, args);
+  if (answer === undefined) {
     notice("The studio does not answer. Is it still running?", "error");
     return null;
   }
@@ -120,6 +118,15 @@ async function call(name, ...args) {
     return null;
   }
   return answer;
+}
+
+/** What the studio says; undefined where it is gone. Gradio only warns in the console then. */
+async function reached(name, args) {
+  try {
+    return await server[name](args);
+  } catch (problem) {
+    return undefined;
+  }
 }
 
 const percent = (share) => (share === null || share === undefined ? "–" : `${Math.round(share * 100)}%`);
@@ -187,14 +194,15 @@ const stageName = (name) => (STAGES[name] ? t(STAGES[name]) : name);
 (async () => {
   while (here()) {
     if (!document.hidden) {
-      try {
-        const now = await server.status([]);
-        const work = root.querySelector(".at-work");
+      const now = await reached("status", []);
+      const device = root.querySelector(".device");
+      const work = root.querySelector(".at-work");
+      device.classList.toggle("gone", !now?.device);
+      if (!now?.device) device.textContent = t("The studio is not running");
+      else {
         work.hidden = !now.run;
         if (now.run) work.textContent = t("Run {id}: {stage} {share}", { id: now.run.id, stage: stageName(now.run.stage || "load"), share: now.run.total > 1 ? percent(now.run.done / now.run.total) : "" });
-        root.querySelector(".device").textContent = `${now.device.toUpperCase()} · ${now.memory.used.toFixed(1)} / ${now.memory.total.toFixed(0)} GB`;
-      } catch (problem) {
-        // The pages' own calls say when the studio is gone; here that would only repeat it.
+        device.textContent = `${now.device.toUpperCase()} · ${now.memory.used.toFixed(1)} / ${now.memory.total.toFixed(0)} GB`;
       }
     }
     await sleep(2500);

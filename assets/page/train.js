@@ -271,6 +271,8 @@ function draw(state) {
       drawRun(state.run);
     }
   }
+  history.parentElement.hidden = !state.runs.length;
+  root.querySelector(".tick-hint").hidden = state.runs.length < 2;
   fill(
     history,
     state.runs.map((r) => {

@@ -14,7 +14,7 @@ import psutil
 from filelock import FileLock, Timeout
 
 from engine.errors import UserError, disk_is_full
-from engine.machine import give_way, keep_freed_memory
+from engine.machine import keep_freed_memory
 from engine.store import runs
 from engine.store.db import Store, now
 from engine.training.context import Paused, Stopped
@@ -88,7 +88,6 @@ def main(folder: str, run_text: str) -> int:
         return end("stopped", "Stopped while it waited for its turn.")
     try:
         store.update("runs", run_id, status="running", started=now())
-        give_way()
         keep_freed_memory()
         # Torch takes seconds to import: only once it is this run's turn.
         from engine.jobs.recipes import RECIPES, Job

@@ -52,7 +52,7 @@ class Worker:
         if self.roles is None or self.loaded != wanted:
             self.roles, self.judges = None, {}
             self.roles, self.loaded = Roles(load_base(*wanted)), wanted
-            # A small model answers as fast on one thread; several wait for each other while a run is at work.
+            # A small model answers as fast on one thread; several would wait for each other beside a run's.
             small = self.roles.base.model.num_parameters() < SMALL
             torch.set_num_threads(1 if small else self.threads)
         return self.roles

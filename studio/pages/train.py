@@ -33,13 +33,13 @@ SKELETON = """
     <p class="hint">Afterwards the model answers the same questions as before, for you to compare.</p>
   </div>
   <div class="panel"><h3>Runs</h3><div class="history"></div>
-  <p class="hint">Tick runs to lay their curves over this one's.</p></div>
+  <p class="hint tick-hint">Tick runs to lay their curves over this one's.</p></div>
 </aside>
 <section class="run" aria-label="The run"></section>
 """
 
 LABELS = {
-    "improve": "Reward model + PPO (recommended)",
+    "improve": "Reward model + PPO (usual)",
     "dpo": "Direct preference (DPO)",
     "kto": "Thumbs (KTO)",
     "sft": "Copy the best (SFT)",
