@@ -171,8 +171,24 @@ function editor(response) {
   return el("article", { class: "card editing" }, el("header", {}, t("Rewrite the answer as it should be")), area, diff, el("footer", {}, el("button", { class: "primary save-edit", onclick: () => saveEdit(response, area.value) }, t("Save")), el("button", { onclick: closeAll }, t("Cancel"))));
 }
 
+const PICTURES = {
+  up: "M4 11h3.5v9H4zM7.5 11l4-8c1.6 0 2.7 1.1 2.7 2.6V9H19a2 2 0 0 1 2 2.3l-1.1 7a2 2 0 0 1-2 1.7H7.5",
+  down: "M20 13h-3.5V4H20zM16.5 13l-4 8c-1.6 0-2.7-1.1-2.7-2.6V15H5a2 2 0 0 1-2-2.3l1.1-7a2 2 0 0 1 2-1.7h10.4",
+  pen: "M4 20l1-4.2L16.2 4.6l3.2 3.2L8.2 19zM13.8 7l3.2 3.2",
+  tag: "M3.5 12.2V4h8.2l8.8 8.8-8.2 8.2zM7.8 8.3h.1",
+  remark: "M4 5h16v11H11l-4.5 4v-4H4z",
+  copy: "M9 9h11v11H9zM15 5.5V4H4v11h1.5",
+};
+
 function stars(response) {
   return el("span", { class: "stars", role: "group", "aria-label": t("Rating") }, [1, 2, 3, 4, 5].map((score) => el("button", { class: `star${response.rating >= score ? " on" : ""}`, "aria-pressed": response.rating === score ? "true" : "false", "aria-label": t("{n} of 5", { n: score }), onclick: () => rate(response, score) }, "★")));
+}
+
+/** A button that is a picture; `title` says what it does, to the eye and to a screen reader. */
+function action(picture, name, title, act, more = {}) {
+  const node = el("button", { class: name, title: t(title), "aria-label": t(title), onclick: act, ...more });
+  node.innerHTML = `<svg viewBox="0 0 24 24" aria-hidden="true"><path d="${PICTURES[picture]}"/></svg>`;
+  return node;
 }
 
 function card(turn, response, index, ranks) {
@@ -212,12 +228,12 @@ function card(turn, response, index, ranks) {
     el(
       "footer",
       {},
-      el("button", { class: `icon${response.rating === 5 ? " on" : ""}`, "aria-pressed": response.rating === 5 ? "true" : "false", "aria-label": t("Good answer"), onclick: () => rate(response, 5) }, t("Good")),
-      el("button", { class: `icon${response.rating === 1 ? " on" : ""}`, "aria-pressed": response.rating === 1 ? "true" : "false", "aria-label": t("Bad answer"), onclick: () => rate(response, 1) }, t("Bad")),
-      el("button", { class: "edit", onclick: () => ((editing = response.id), draw()) }, t("Edit")),
-      el("button", { class: "tag-it", "aria-expanded": tagging === response.id ? "true" : "false", onclick: () => ((tagging = tagging === response.id ? null : response.id), draw()) }, t("Tag")),
-      el("button", { class: "remark", onclick: () => ((commenting = response.id), draw()) }, t("Comment")),
-      el("button", { class: "copy", onclick: () => copy(response.edit || response.text) }, t("Copy")),
+      action("up", `icon${response.rating === 5 ? " on" : ""}`, "Good answer", () => rate(response, 5), { "aria-pressed": String(response.rating === 5) }),
+      action("down", `icon${response.rating === 1 ? " on" : ""}`, "Bad answer", () => rate(response, 1), { "aria-pressed": String(response.rating === 1) }),
+      action("pen", "icon edit", "Rewrite it", () => ((editing = response.id), draw())),
+      action("tag", "icon tag-it", "Tag it", () => ((tagging = tagging === response.id ? null : response.id), draw()), { "aria-expanded": String(tagging === response.id) }),
+      action("remark", "icon remark", "Comment on it", () => ((commenting = response.id), draw())),
+      action("copy", "icon copy", "Copy it", () => copy(response.edit || response.text)),
       turn.last && el("button", { class: "go-on", title: t("The conversation goes on from this answer"), onclick: () => goOn(turn, response) }, t(chosen ? "Goes on ✓" : "Go on with this")),
     ),
   );
@@ -307,7 +323,7 @@ function draw() {
   stopButton.hidden = !state.live;
   sendButton.hidden = !!state.live;
   root.querySelector(".model").textContent = modelName();
-  root.querySelector(".counts").textContent = state.counts ? t("{r} rankings · {e} edits · {n} ratings", { r: state.counts.ranking, e: state.counts.edit, n: state.counts.rating }) : "";
+  root.querySelector(".counts").textContent = state.counts ? ["ranking", "edit", "rating"].map((kind) => `${state.counts[kind]} ${t(state.counts[kind] === 1 ? kind : `${kind}s`)}`).join(" · ") : "";
 }
 
 async function load(id) {
@@ -315,7 +331,7 @@ async function load(id) {
   if (!answer) return;
   state = answer;
   order = {};
-  for (const turn of state.current?.turns || []) order[turn.id] = turn.tiers;
+  for (const turn of state.current?.turns || []) order[turn.id] = asGiven(turn.tiers);
   sessionStorage.setItem("conversation", state.current?.id || "");
   showSettings();
   draw();

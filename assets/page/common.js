@@ -168,6 +168,9 @@ function completed(tiers, ids) {
   return left.length ? [...tiers, left] : tiers;
 }
 
+/** A kept order as it was given: several that are tied at its end were left out. */
+const asGiven = (tiers) => (tiers.length > 1 && tiers.at(-1).length > 1 ? tiers.slice(0, -1) : tiers);
+
 function ranksOf(tiers) {
   const ranks = {};
   tiers.forEach((tier, i) => tier.forEach((id) => (ranks[id] = i + 1)));

@@ -253,10 +253,10 @@ function drawQuality(q) {
 
 // ---- The page
 let drawn = "";
-const KINDS = { ranking: "rankings", edit: "edits", rating: "ratings" };
+const KINDS = ["ranking", "edit", "rating"];
 
 function draw(state) {
-  fill(counts, Object.keys(KINDS).map((kind) => el("div", { class: "count" }, el("b", {}, String(state.counts[kind])), el("span", {}, t(KINDS[kind])))));
+  fill(counts, KINDS.map((kind) => el("div", { class: "count" }, el("b", {}, String(state.counts[kind])), el("span", {}, t(state.counts[kind] === 1 ? kind : `${kind}s`)))));
   enough.textContent = said(state.advice);
   const free = ["ppo", "reinforce", "pretrain"].includes(method.value); // these need no feedback; a run says what else it lacks
   start.disabled = !(state.ready || free) || !!state.busy;

@@ -19,6 +19,7 @@ def spoken(script: str) -> set[str]:
     """The sentences that a script passes to a function that translates them."""
     found = set(re.findall(rf"\b(?:t|notice)\({STRING}", script))
     found |= set(re.findall(rf"\bfigure\({STRING}", script)) | set(re.findall(rf"\bfold\([^,]+, {STRING}", script))
+    found |= set(re.findall(rf"\baction\([^\n]*?, {STRING}, \(\) =>", script))
     for first, second in re.findall(rf"\bt\([^()?]+\? {STRING} : {STRING}\)", script):
         found |= {first, second}
     return found
