@@ -32,6 +32,7 @@ from engine.workspace import Workspace
 ANSWERS = 4  # to every prompt
 CHECKED = 60  # held-out rankings that measure the reward model and train nothing
 COMPARED = 160  # held-out prompts
+FACT_TIMES = 8
 FIRST = 6  # rankings before active choice begins
 POOL = 4  # prompts looked at for each one chosen
 
@@ -118,20 +119,24 @@ def _judge(items: list[dict], annotator: SimulatedAnnotator) -> dict:
         differences.append(annotator.score(request, item["after"]) - annotator.score(request, item["before"]))
         before.append((request, analyse(request, item["before"])))
         after.append((request, analyse(request, item["after"])))
-
-    def right(side) -> float:
-        facts = [a.correctness == "right" for request, a in side if kinds()[request.kind].fact]
-        return sum(facts) / max(len(facts), 1)
-
     return {
         **win_rate(differences),
         "well_formed": sum(a.well_formed for _, a in after) / len(after),
         "well_formed_before": sum(a.well_formed for _, a in before) / len(before),
         "distinct_before": len({i["before"] for i in items}),
         "distinct_after": len({i["after"] for i in items}),
-        "right_before": right(before),
-        "right_after": right(after),
     }
+
+
+def _facts_right(roles: Roles, role: str | None) -> float:
+    """Share of right answers to the factual ones among the held-out prompts, each asked `FACT_TIMES`.
+
+    Once each would leave a standard error of 0.05, more than a taste that has nothing to do with facts may cost.
+    """
+    prompts = [p for p in load_prompts("everyday-test")[:COMPARED] if kinds()[understand(p).kind].fact] * FACT_TIMES
+    answers = answer(roles, role, [_message(p) for p in prompts], Sampling(), list(range(len(prompts))))
+    right = [analyse(understand(p), a.text).correctness == "right" for p, a in zip(prompts, answers, strict=True)]
+    return sum(right) / len(right)
 
 
 def run_demo(
@@ -185,6 +190,8 @@ def run_demo(
         reached.append({key: round(judged[key], 4) for key in ("win_rate", "win_rate_low", "win_rate_high")})
         say(f"round {number + 1}: after wins {judged['win_rate']:.0%} by the annotator's own taste")
 
+    after = attach(roles, workspace, models.get_version(store, version), "after")
+    right = {"right_before": _facts_right(roles, None), "right_after": _facts_right(roles, after)}
     reward_accuracy = _held_out_accuracy(workspace, roles, run["result"]["reward_model"], annotator, seed)
     seconds = launch.summary(store, run_id)["seconds"]
     return {
@@ -192,7 +199,7 @@ def run_demo(
         "prefer": prefer,
         "seed": seed,
         "reward_accuracy": round(reward_accuracy, 4),
-        **{key: round(value, 4) for key, value in judged.items()},
+        **{key: round(value, 4) for key, value in (judged | right).items()},
         "kl": round(comparison["result"]["kl"], 3),
         **({"rounds": reached} if rounds > 1 else {}),
         "seconds": {

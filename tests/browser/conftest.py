@@ -15,7 +15,8 @@ def studio(tmp_path):
 
 
 @pytest.fixture(scope="session")
-def chromium():
+def driver():
+    """Playwright, where there is a Chromium for it."""
     if CHROMIUM is None:
         if os.environ.get("CI"):
             pytest.fail("CI has no chromium; .ci/run installs it")
@@ -23,9 +24,14 @@ def chromium():
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield browser
-        browser.close()
+        yield playwright
+
+
+@pytest.fixture(scope="session")
+def chromium(driver):
+    browser = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+    yield browser
+    browser.close()
 
 
 @pytest.fixture

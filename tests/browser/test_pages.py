@@ -8,6 +8,7 @@ from axe_playwright_python.sync_playwright import Axe
 
 import engine
 from studio.pages import PAGES
+from tests.browser.serve import CHROMIUM, FLAGS
 
 pytestmark = pytest.mark.browser
 
@@ -272,3 +273,20 @@ def test_the_studio_comes_back_where_it_was(studio, page, tmp_path):
     second.reload()
     second.wait_for_function("document.querySelector('.composer textarea')?.value === 'half a question'")
     second.close()
+
+
+def test_nothing_is_asked_of_any_other_machine(studio, driver, tmp_path):
+    """By Chromium's own network log: which hosts were looked up, and which addresses were asked for."""
+    log = tmp_path / "net.json"
+    browser = driver.chromium.launch(executable_path=CHROMIUM, args=[*FLAGS, f"--log-net-log={log}"])
+    opened = browser.new_page()
+    for _, path in PAGES.values():
+        opened.goto(studio + path)
+        opened.locator(".studio .device", has_text="GB").wait_for()
+    browser.close()
+    events = json.loads(log.read_text())["events"]
+    asked = {e["params"]["url"] for e in events if "url" in e.get("params", {})}
+    looked_up = {e["params"]["host"] for e in events if "host" in e.get("params", {})}
+    assert f"{studio}/" in asked  # the log does hold what the page asks for
+    assert {u for u in asked if not u.startswith((studio, "data:", "blob:", "chrome:", "about:"))} == set()
+    assert {h for h in looked_up if "127.0.0.1" not in h} == set()
