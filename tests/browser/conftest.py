@@ -36,20 +36,26 @@ def chromium(driver):
 
 @pytest.fixture
 def page(chromium):
-    """A page that fails the test if a script fails or anything off this machine is asked for."""
+    """A page that fails the test where a script fails, the console has an error or another machine is asked.
+
+    That a studio is gone, which tests bring about, is no error of the page.
+    """
     context = chromium.new_context(viewport={"width": 1440, "height": 900})
     opened = context.new_page()
     opened.set_default_timeout(60_000)
     problems: list[str] = []
+
+    def asked(request):
+        if not request.url.startswith(("http://127.0.0.1", "ws://127.0.0.1", "data:", "blob:")):
+            problems.append(f"request: {request.url}")
+
+    def said(message):
+        if message.type == "error" and "ERR_CONNECTION" not in message.text and "ERR_EMPTY" not in message.text:
+            problems.append(f"console: {message.text} ({message.location.get('url')})")
+
     opened.on("pageerror", lambda error: problems.append(f"script: {error}"))
-    opened.on(
-        "request",
-        lambda request: (
-            None
-            if request.url.startswith(("http://127.0.0.1", "ws://127.0.0.1", "data:", "blob:"))
-            else problems.append(f"request: {request.url}")
-        ),
-    )
+    opened.on("request", asked)
+    opened.on("console", said)
     yield opened
     context.close()
     assert problems == []

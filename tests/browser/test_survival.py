@@ -79,7 +79,10 @@ def test_killed_while_a_run_trains(mortal, page):
     page.locator(".status.running").wait_for()
     mortal.kill()
     page.locator(".notice.error", has_text="does not answer").wait_for()
+    page.locator(".device.gone").wait_for()
     mortal.start()  # the page is still open, and finds the studio and the run by itself
-    page.locator(".stages .now", has_text="PPO").wait_for()
+    page.locator(".device:not(.gone)").wait_for()
+    assert page.locator(".status.running").is_visible()
     page.click("button.stop-run")
     page.locator(".status.stopped").wait_for()
+    assert "Stopped on request" in page.locator(".reason").inner_text()
