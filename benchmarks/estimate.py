@@ -1,15 +1,18 @@
-"""The memory estimate against what a run takes: PPO on random Llamas of several shapes, on a CPU.
+"""The estimates of memory and time against what runs take, on a CPU.
 
     python benchmarks/estimate.py
 
-Each shape runs in a process of its own; measured is the highest resident memory above that before the model was
-loaded. Answers as good as never end, so their length is known.
+Memory: PPO on random Llamas of several shapes, each in a process of its own; measured is the highest resident memory
+above that before the model was loaded. Answers as good as never end, so their length is known.
+
+Time: one run of Improve on the built-in model, then others with other settings, whose time is told from the first.
 """
 
 import json
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import click
@@ -51,6 +54,50 @@ def measure(width: int, layers: int) -> dict:
     return {"measured": measured, **estimated}
 
 
+OTHERS = {
+    "twice the updates": ["updates=12"],
+    "twice the answers": ["episodes=128"],
+    "half the epochs": ["ppo.epochs=2"],
+    "half the reward model's steps": ["reward.min_steps=60", "reward.epochs=1"],
+}
+
+
+def times() -> None:
+    """Runs one after another on the same feedback; the estimate of each is from the first."""
+    import engine
+    from engine.models.load import load_base
+    from engine.models.roles import Roles
+    from engine.pocket.annotator import SimulatedAnnotator
+    from engine.pocket.demo import label
+
+    with tempfile.TemporaryDirectory() as folder:
+        workspace = engine.open_workspace(folder)
+        store = engine.Store(workspace.database)
+        base = load_base("pocket")
+        version = engine.versions.ensure_base(store, str(base.path), base.fingerprint, "pocket")
+        label(store, Roles(base), None, version, SimulatedAnnotator("warm"), 24, 0, False)
+        feedback = engine.feedback_log.counts(store)["ranking"]
+
+        def run(config: dict) -> float:
+            number = engine.launcher.start(workspace, store, "improve", config, version)
+            while engine.runs.get_run(store, number)["status"] not in engine.runs.ENDED:
+                time.sleep(0.2)
+            stages = engine.runs.stages_of(store, number)
+            return stages[-1]["ended"] - stages[0]["started"]
+
+        def told(config: dict) -> float:
+            settings = engine.read_config(config)
+            return engine.estimates.seconds(store, "improve", settings, base.fingerprint, feedback) or 0.0
+
+        usual = ["updates=6", "compare.prompts=32"]
+        run(engine.parse_settings(usual))
+        configs = {name: engine.parse_settings([*usual, *settings]) for name, settings in OTHERS.items()}
+        for name, estimate in [(name, told(config)) for name, config in configs.items()]:
+            taken = run(configs[name])
+            ratio = estimate / taken
+            line(f"time estimate, {name}, s", estimate, taken, ratio, "within 30%", abs(ratio - 1) <= 0.3)
+
+
 @click.command()
 @click.option("--shape", hidden=True)
 def main(shape: str | None) -> None:
@@ -66,6 +113,7 @@ def main(shape: str | None) -> None:
         ratio = found["total"] / found["measured"]
         held = abs(ratio - 1) <= 0.15
         line(f"memory estimate, {name}, MB", found["total"] / 1e6, found["measured"] / 1e6, ratio, "within 15%", held)
+    times()
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from engine.errors import UserError
 from engine.jobs.config import RunConfig, read_config
 from engine.store import runs
 from engine.store.db import Store
+from engine.training.settings import LOOKED_AT
 
 PROMPT = 32  # tokens of a prompt, where nothing is known of it
 ANSWERED = 0.5  # share of the longest answer that an answer takes, where nothing is known of it
@@ -27,6 +28,7 @@ BYTES = {"float32": 4.0, "bf16": 2.0, "nf4": 0.53}  # a weight; NF4 with its dou
 # pieces that are freed on the way are not all given back.
 KEPT_WIDTH, KEPT_KEYS, KEPT_INNER = 13.0, 6.0, 6.0
 KEPT_LOGITS = 3.0  # logits in float32, their log-softmax and its gradient
+LOOKED_LOGITS = 2.0  # the first two, where nothing is learned
 WORKSPACES = 40e6  # bytes that torch's kernels and its allocator take beside the tensors, by the same benchmark
 
 
@@ -120,10 +122,11 @@ def memory(
         rows = settings.episodes // max(1, settings.minibatches)
         adapters = 2 if stage == "ppo" else 1  # the policy's and the reward model's
         cache = settings.episodes * (prompt + answer) * 2 * shape.layers * shape.keys * number
+        looked = min(LOOKED_AT, settings.episodes) * answer * shape.vocabulary * 4.0 * LOOKED_LOGITS
     else:
         answer = answer or max(1, int(ANSWERED * config.ppo.max_new_tokens))
         rows = settings.batch * (4 if stage == "reward" else 1)
-        adapters, cache = 1, 0.0
+        adapters, cache, looked = 1, 0.0, 0.0
     rows = min(rows, settings.micro_batch * (4 if stage == "reward" else 1)) if settings.micro_batch else rows
     tokens = rows * (prompt + answer)
     kept = KEPT_WIDTH * shape.width + KEPT_KEYS * shape.keys + KEPT_INNER * shape.inner
@@ -135,8 +138,8 @@ def memory(
         "activations": tokens * shape.layers * kept * number,
         "logits": 0.0 if stage == "reward" else rows * answer * shape.vocabulary * 4.0 * KEPT_LOGITS,
     }
-    # Rollouts and training do not overlap: the peak holds the larger of the cache and of what training keeps.
-    peak = max(parts["cache"], parts["activations"] + parts["logits"])
+    # One after another: the peak holds the most of the rollouts' cache, the reference's logits and what training keeps.
+    peak = max(cache, looked, parts["activations"] + parts["logits"])
     return {**parts, "total": parts["weights"] + parts["adapters"] + parts["optimiser"] + peak + WORKSPACES}
 
 
@@ -144,11 +147,12 @@ SPARE = 0.9  # share of the free memory that a run is planned into
 
 
 def _part(shape: Shape, config: RunConfig, stage: str, precision: str, free: float) -> int | None:
-    """The largest micro-batch with which `stage` stays within `free` bytes, 0 for whole batches; None if none does."""
+    """The largest micro-batch, from the one that is set down, with which `stage` stays within `free` bytes; None if
+    none does. 0 is for whole batches."""
     settings = getattr(config, stage)
-    rows = settings.episodes // settings.minibatches if stage in ("ppo", "reinforce") else settings.batch
-    smaller = [0] + [rows >> halvings for halvings in range(1, rows.bit_length())]
-    for size in [settings.micro_batch] if settings.micro_batch else smaller:
+    batch = settings.episodes // settings.minibatches if stage in ("ppo", "reinforce") else settings.batch
+    rows = settings.micro_batch or batch
+    for size in [settings.micro_batch] + [rows >> halvings for halvings in range(1, rows.bit_length())]:
         tried = replace(config, **{stage: replace(settings, micro_batch=size)})
         if memory(shape, tried, stage, precision)["total"] <= free:
             return size
@@ -158,9 +162,9 @@ def _part(shape: Shape, config: RunConfig, stage: str, precision: str, free: flo
 def fitted(shape: Shape, config: RunConfig, stages: Sequence[str], usual: str, free: float) -> tuple[RunConfig, bool]:
     """(`config` with what it leaves to the machine chosen for `free` bytes, whether it fits).
 
-    An "auto" precision becomes the machine's `usual` one where that fits in parts of any size, else NF4; a micro-batch
-    of 0 stays where whole batches fit, else the largest that does. What was set by hand stays. Where nothing fits, the
-    last that was tried with the smallest parts.
+    An "auto" precision becomes the machine's `usual` one where that fits in parts of any size, else NF4; one that was
+    set stays. A micro-batch that does not fit is halved until it does. Where nothing fits, the last precision that was
+    tried, an example at a time.
     """
     room = SPARE * free
     wanted = (usual, "nf4") if config.precision == "auto" else (config.precision,)

