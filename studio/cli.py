@@ -213,7 +213,7 @@ def _follow(space, store, run_id: int) -> None:
             say(f"{stage} ...")
         if run["status"] in engine.runs.ENDED:
             return
-        engine.launcher.refresh(store, space)
+        engine.launcher.refresh(space, store)
         time.sleep(0.3)
 
 
@@ -233,7 +233,7 @@ def _run_line(run: dict) -> str:
 def runs_list(group_workspace, workspace, as_json: bool) -> None:
     """All runs, newest first."""
     space, store = _open(workspace or group_workspace)
-    engine.launcher.refresh(store, space)
+    engine.launcher.refresh(space, store)
     found = engine.runs.list_runs(store)
     answer_with({"runs": found}, as_json, "\n".join(map(_run_line, found)) or "No runs yet.")
 
@@ -246,7 +246,7 @@ def runs_list(group_workspace, workspace, as_json: bool) -> None:
 def runs_show(group_workspace, run: str, workspace, as_json: bool) -> None:
     """One run: its settings, stages and last metrics."""
     space, store = _open(workspace or group_workspace)
-    engine.launcher.refresh(store, space)
+    engine.launcher.refresh(space, store)
     found = engine.runs.get_run(store, run)
     result = {**engine.launcher.summary(store, found["id"]), "config": found["config"]}
     text = "\n".join([_run_line(found), *(f"  {key} = {value:.4g}" for key, value in result["metrics"].items())])
@@ -262,7 +262,7 @@ def runs_stop(group_workspace, run: str, workspace, as_json: bool) -> None:
     """Ask a run to stop; what it has learned becomes a version."""
     space, store = _open(workspace or group_workspace)
     found = engine.runs.get_run(store, run)
-    engine.launcher.stop(store, space, found["id"])
+    engine.launcher.stop(space, store, found["id"])
     answer_with({"run": found["id"], "status": "stopping"}, as_json, f"run {found['id']} will stop at its next step.")
 
 
@@ -275,7 +275,7 @@ def runs_pause(group_workspace, run: str, workspace, as_json: bool) -> None:
     """Ask a run to pause; it goes on from there when it is resumed."""
     space, store = _open(workspace or group_workspace)
     found = engine.runs.get_run(store, run)
-    engine.launcher.pause(store, space, found["id"])
+    engine.launcher.pause(space, store, found["id"])
     answer_with({"run": found["id"], "status": "pausing"}, as_json, f"run {found['id']} will pause at its next step.")
 
 

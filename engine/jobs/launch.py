@@ -39,7 +39,7 @@ def start(workspace: Workspace, store: Store, method: str, config: dict, parent_
 
 def resume(workspace: Workspace, store: Store, run_id: int) -> None:
     """Go on with a run that was paused or stopped or has failed, from its last checkpoint."""
-    refresh(store, workspace)
+    refresh(workspace, store)
     run = runs.get_run(store, run_id)
     if run["status"] not in runs.RESUMABLE:
         raise UserError(f"Run {run_id} is {run['status']}; only a paused, stopped or failed run can be resumed.")
@@ -65,18 +65,18 @@ def _spawn(workspace: Workspace, store: Store, run_id: int) -> None:
     store.update("runs", run_id, pid=process.pid, process_started=born, heartbeat=now())
 
 
-def stop(store: Store, workspace: Workspace, run_id: int) -> None:
+def stop(workspace: Workspace, store: Store, run_id: int) -> None:
     """Ask a run to stop. A version is made of what it has learned; one that only waited ends at once."""
-    _ask(store, workspace, run_id, "stop")
+    _ask(workspace, store, run_id, "stop")
 
 
-def pause(store: Store, workspace: Workspace, run_id: int) -> None:
+def pause(workspace: Workspace, store: Store, run_id: int) -> None:
     """Ask a run to keep where it is and leave the machine to others, until it is resumed."""
-    _ask(store, workspace, run_id, "pause")
+    _ask(workspace, store, run_id, "pause")
 
 
-def _ask(store: Store, workspace: Workspace, run_id: int, what: str) -> None:
-    refresh(store, workspace)
+def _ask(workspace: Workspace, store: Store, run_id: int, what: str) -> None:
+    refresh(workspace, store)
     run = runs.get_run(store, run_id)
     if run["status"] == "paused":
         raise UserError(f"Run {run_id} is paused. Resume it first.")
@@ -95,7 +95,7 @@ def alive(run: dict) -> bool:
         return False
 
 
-def refresh(store: Store, workspace: Workspace) -> None:
+def refresh(workspace: Workspace, store: Store) -> None:
     """Mark runs whose process is gone as failed, with what their log says last."""
     for run in store.rows("SELECT * FROM runs WHERE status IN ('queued', 'running') AND pid IS NOT NULL"):
         if alive(run):

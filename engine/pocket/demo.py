@@ -221,7 +221,7 @@ def _watch(workspace: Workspace, store: Store, run_id: int, say: Callable[[str],
         if line.split()[0] != shown.split(" ")[0] or (line.endswith(("00%", "25%", "50%", "75%")) and line != shown):
             say(line)
             shown = line
-        launch.refresh(store, workspace)
+        launch.refresh(workspace, store)
         time.sleep(0.2)
     if run["status"] != "finished":
         raise UserError(f"The run {run['status']}: {run['reason']}")

@@ -91,7 +91,7 @@ def build(session: Session) -> None:
         return {"run": engine.launcher.start(session.workspace, session.store, "compare", config, before)}
 
     def progress(run: int) -> dict:
-        engine.launcher.refresh(session.store, session.workspace)
+        engine.launcher.refresh(session.workspace, session.store)
         row = engine.runs.get_run(session.store, run)
         return {"status": row["status"], "reason": row["reason"]}
 

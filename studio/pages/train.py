@@ -190,7 +190,7 @@ def build(session: Session) -> None:
 
     def state(chosen: int | None) -> dict:
         store = session.store
-        engine.launcher.refresh(store, session.workspace)
+        engine.launcher.refresh(session.workspace, store)
         runs = engine.runs.list_runs(store)
         counts = engine.feedback_log.counts(store)
         run = next((r for r in runs if r["id"] == chosen), runs[0] if runs else None)
@@ -251,11 +251,11 @@ def build(session: Session) -> None:
         return {"run": engine.launcher.start(session.workspace, session.store, method, config, session.version["id"])}
 
     def stop(run: int) -> dict:
-        engine.launcher.stop(session.store, session.workspace, run)
+        engine.launcher.stop(session.workspace, session.store, run)
         return {}
 
     def pause(run: int) -> dict:
-        engine.launcher.pause(session.store, session.workspace, run)
+        engine.launcher.pause(session.workspace, session.store, run)
         return {}
 
     def resume(run: int) -> dict:

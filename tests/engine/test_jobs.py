@@ -46,7 +46,7 @@ def ranked(store, base_version):
 def until(workspace, store, run_id, condition, seconds=120):
     ends = time.monotonic() + seconds
     while time.monotonic() < ends:
-        launch.refresh(store, workspace)
+        launch.refresh(workspace, store)
         run = runs.get_run(store, run_id)
         if condition(run):
             return run
@@ -96,13 +96,13 @@ def test_improve_trains_compares_and_records_what_it_did(workspace, store, ranke
 def test_a_run_pauses_goes_on_and_stops_with_what_it_has_learned(workspace, store, ranked):
     run_id = launch.start(workspace, store, "improve", engine.parse_settings(LONG), ranked)
     until(workspace, store, run_id, practising)
-    launch.pause(store, workspace, run_id)
+    launch.pause(workspace, store, run_id)
     run = until(workspace, store, run_id, ended, 30)
     assert run["status"] == "paused"
     assert not launch.alive(run) or until(workspace, store, run_id, lambda r: not launch.alive(r), 10)
     assert not models.list_versions(store, "policy")  # nothing is made of it yet
     with pytest.raises(engine.UserError, match="is paused"):
-        launch.stop(store, workspace, run_id)
+        launch.stop(workspace, store, run_id)
 
     for _ in ("after a pause", "after a stop"):
         launch.resume(workspace, store, run_id)
@@ -110,12 +110,12 @@ def test_a_run_pauses_goes_on_and_stops_with_what_it_has_learned(workspace, stor
         assert run["status"] == "running"
         assert run["done"] >= 10
         assert len(models.list_versions(store, "reward")) == 1  # nor was the reward model trained again
-        launch.stop(store, workspace, run_id)
+        launch.stop(workspace, store, run_id)
         run = until(workspace, store, run_id, ended, 30)
         assert (run["status"], run["reason"]) == ("stopped", "Stopped on request.")
         assert models.get_version(store, run["model_version_id"])["kind"] == "policy"
     with pytest.raises(engine.UserError, match="already ended"):
-        launch.pause(store, workspace, run_id)
+        launch.pause(workspace, store, run_id)
 
 
 def test_a_killed_run_says_so_and_the_next_in_the_queue_starts(workspace, store, ranked):
