@@ -63,7 +63,7 @@ def test_the_loop_closes(studio, page):
     page.locator(".icon.on").wait_for()
     page.click("button.undo")
     page.wait_for_function("document.querySelectorAll('.icon.on').length === 0")
-    assert "5 rankings · 1 edits · 0 ratings" in counts(page)
+    assert "5 rankings · 1 edit · 0 ratings" in counts(page)
 
     # The conversation goes on from a chosen answer.
     page.locator(".turn").last.locator(".card").nth(2).locator(".go-on").click()
