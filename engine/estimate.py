@@ -17,7 +17,6 @@ from engine.errors import UserError
 from engine.jobs.config import RunConfig, read_config
 from engine.store import runs
 from engine.store.db import Store
-from engine.training.settings import LOOKED_AT
 
 PROMPT = 32  # tokens of a prompt, where nothing is known of it
 ANSWERED = 0.5  # share of the longest answer that an answer takes, where nothing is known of it
@@ -28,7 +27,6 @@ BYTES = {"float32": 4.0, "bf16": 2.0, "nf4": 0.53}  # a weight; NF4 with its dou
 # pieces that are freed on the way are not all given back.
 KEPT_WIDTH, KEPT_KEYS, KEPT_INNER = 13.0, 6.0, 6.0
 KEPT_LOGITS = 3.0  # logits in float32, their log-softmax and its gradient
-LOOKED_LOGITS = 2.0  # the first two, where nothing is learned
 WORKSPACES = 40e6  # bytes that torch's kernels and its allocator take beside the tensors, by the same benchmark
 
 
@@ -122,11 +120,10 @@ def memory(
         rows = settings.episodes // max(1, settings.minibatches)
         adapters = 2 if stage == "ppo" else 1  # the policy's and the reward model's
         cache = settings.episodes * (prompt + answer) * 2 * shape.layers * shape.keys * number
-        looked = min(LOOKED_AT, settings.episodes) * answer * shape.vocabulary * 4.0 * LOOKED_LOGITS
     else:
         answer = answer or max(1, int(ANSWERED * config.ppo.max_new_tokens))
         rows = settings.batch * (4 if stage == "reward" else 1)
-        adapters, cache, looked = 1, 0.0, 0.0
+        adapters, cache = 1, 0.0
     rows = min(rows, settings.micro_batch * (4 if stage == "reward" else 1)) if settings.micro_batch else rows
     tokens = rows * (prompt + answer)
     kept = KEPT_WIDTH * shape.width + KEPT_KEYS * shape.keys + KEPT_INNER * shape.inner
@@ -138,8 +135,8 @@ def memory(
         "activations": tokens * shape.layers * kept * number,
         "logits": 0.0 if stage == "reward" else rows * answer * shape.vocabulary * 4.0 * KEPT_LOGITS,
     }
-    # One after another: the peak holds the most of the rollouts' cache, the reference's logits and what training keeps.
-    peak = max(cache, looked, parts["activations"] + parts["logits"])
+    # Rollouts and training do not overlap: the peak holds the larger of the cache and of what training keeps.
+    peak = max(cache, parts["activations"] + parts["logits"])
     return {**parts, "total": parts["weights"] + parts["adapters"] + parts["optimiser"] + peak + WORKSPACES}
 
 

@@ -22,7 +22,7 @@ from engine.sampling.rollout import Rollout, rollout
 from engine.sampling.settings import Sampling
 from engine.training import checkpoint
 from engine.training.context import Context, Silent, Stopped
-from engine.training.passes import Scorer, in_parts, response_pass
+from engine.training.passes import Scorer, response_pass
 
 CHECKPOINT_EVERY = 10  # updates
 SHOWN, SHOWN_EVERY = 3, 5  # prompts that are answered anew, and after how many updates
@@ -78,10 +78,9 @@ def gather(
     pad, stop = roles.tokenizer.pad_token_id, stop_ids(roles.base)
     with roles.answering("policy") as model:
         drawn = rollout(model, prompts, pad, stop, sampling, seeds)
+    everything = torch.arange(len(prompts), device=roles.base.device)
     with roles.acting(reference) as model:
-        reference_log_probs = in_parts(
-            len(prompts), roles.base.device, lambda rows: response_pass(model, None, drawn, rows, config.temperature)[0]
-        )
+        reference_log_probs, _ = response_pass(model, None, drawn, everything, config.temperature)
     answers = [
         Answer(messages, decode(roles.tokenizer, ids), prompt, ids, [], seed, "stop" if done else "length")
         for messages, prompt, ids, seed, done in zip(

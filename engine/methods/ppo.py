@@ -18,7 +18,7 @@ from engine.models.roles import Roles, ScalarHead
 from engine.training.batches import spread
 from engine.training.context import Context, clip_and_step
 from engine.training.parts import Parts
-from engine.training.passes import Scorer, in_parts, response_pass, states_before
+from engine.training.passes import Scorer, response_pass, states_before
 
 # A loss on other data beside PPO's, for a step of that (seed): see `sft.demonstration_loss`.
 ExtraLoss = Callable[[int], Tensor]
@@ -59,7 +59,7 @@ class PPO:
     def estimate(self, experience: Experience) -> tuple[Tensor, Tensor, Tensor]:
         """(values, whitened advantages, returns), each [rows, response time], of the policy that answered."""
         mask = experience.rollout.response_mask
-        values = in_parts(len(mask), mask.device, lambda rows: self.values(experience, rows))
+        values = self.values(experience, torch.arange(len(mask), device=mask.device))
         rewards = losses.token_rewards(experience.scores, experience.token_rewards, mask)
         advantages, returns = losses.gae(rewards, values, mask, self.config.gamma, self.config.lam)
         return values, losses.masked_whiten(advantages, mask), returns

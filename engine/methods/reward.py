@@ -30,7 +30,6 @@ from engine.sampling.settings import Sampling
 from engine.training.batches import pad_ranks, pad_right, spread
 from engine.training.context import Context, Silent
 from engine.training.fit import Figures, Objective, fit
-from engine.training.settings import LOOKED_AT
 
 
 @dataclass
@@ -68,7 +67,7 @@ class RewardModel:
         return torch.cat(found, -1)
 
     @torch.no_grad()
-    def each(self, sequences: list[list[int]], batch: int = LOOKED_AT) -> Tensor:
+    def each(self, sequences: list[list[int]], batch: int = 64) -> Tensor:
         """Normalised scores [rows, heads] of whole token sequences (prompt and answer), on the CPU."""
         order = sorted(range(len(sequences)), key=lambda i: len(sequences[i]))
         found: dict[int, Tensor] = {}

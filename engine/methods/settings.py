@@ -111,7 +111,7 @@ class OnlineConfig:
     max_grad_norm: Positive = setting(1.0, "Gradients longer than this are shortened to it.")
     temperature: Positive = setting(1.0, "Temperature at which the policy answers while it learns.")
     max_new_tokens: Count = setting(96, "Longest answer, in tokens.")
-    micro_batch: Natural = setting(8, "Answers of a step at a time, to save memory; 0 for all at once.")
+    micro_batch: Natural = setting(0, "Answers of a step at a time, to save memory; 0 for all at once.")
     seed: int = setting(0, "Seed of everything that is drawn.")
 
 

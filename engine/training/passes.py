@@ -1,6 +1,6 @@
 """Passes over answers that methods and comparisons need."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 import torch
@@ -13,7 +13,6 @@ from engine.models.states import logits_of, real_states
 from engine.sampling.answers import Answer
 from engine.sampling.rollout import Rollout, as_rollout
 from engine.training.batches import spread
-from engine.training.settings import LOOKED_AT
 
 
 class Scorer(Protocol):
@@ -47,11 +46,6 @@ def response_pass(
         logits = logits / temperature
     log_probs = -cross_entropy(logits, drawn.response_ids[rows][mask], reduction="none")
     return spread(log_probs, mask), spread(head(before).squeeze(-1), mask) if head is not None else None
-
-
-def in_parts(rows: int, device: torch.device, look: Callable[[Tensor], Tensor]) -> Tensor:
-    """What `look` finds of the rows 0 to `rows`, some at a time: [rows, ...]."""
-    return torch.cat([look(part) for part in torch.arange(rows, device=device).split(LOOKED_AT)])
 
 
 class Encoded(NamedTuple):

@@ -12,9 +12,6 @@ NotNegative = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
-LOOKED_AT = 16  # rows at a time of a pass that learns nothing: enough to keep a machine busy
-
-
 def setting(default: Any, meaning: str) -> Any:
     """A setting with its default and what it means, in a sentence for people."""
     return field(default=default, metadata={"meaning": meaning})

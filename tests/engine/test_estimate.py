@@ -25,7 +25,7 @@ def test_an_adapter_is_counted_to_the_number(pocket_roles):
 
 def test_memory_follows_what_it_is_made_of():
     shape = estimate.shape_of(engine.find_base("pocket"))
-    usual = estimate.memory(shape, read_config({}), "ppo", "float32")
+    usual = estimate.memory(shape, read_config({"ppo": {"micro_batch": 8}}), "ppo", "float32")
     smaller = estimate.memory(shape, read_config({"ppo": {"micro_batch": 2}}), "ppo", "float32")
     assert smaller["activations"] == usual["activations"] / 4 and smaller["weights"] == usual["weights"]
     assert estimate.memory(shape, read_config({}), "ppo", "nf4")["weights"] < usual["weights"] / 2
