@@ -63,8 +63,7 @@ def test_killed_while_an_answer_is_written(mortal, page):
     page.reload()
     page.locator(".turn .ask", has_text="Tell me a joke about a cow.").wait_for()
     assert page.locator(".card button.rank").count() == 8
-    page.locator("button.regenerate", has_text="Answer it").click()
-    page.wait_for_function("document.querySelectorAll('.card button.rank').length === 12")
+    assert page.locator("button.regenerate", has_text="Answer it").is_enabled()
 
 
 def test_killed_while_a_run_trains(mortal, page):

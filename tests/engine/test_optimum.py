@@ -23,7 +23,7 @@ def train(method, roles, scorer, updates, episodes, rate, beta=0.0, tokens=1, **
     return train_reinforce(roles, scorer, [CONVERSATION], ReinforceConfig(**common, **{"samples": 8, **more}))
 
 
-@pytest.mark.parametrize("beta", [0.1, 0.5, 2.0])
+@pytest.mark.parametrize("beta", [0.1, pytest.param(0.5, marks=pytest.mark.slow), 2.0])
 @pytest.mark.parametrize("method", ["ppo", "reinforce"])
 def test_under_the_kl_penalty_the_policy_becomes_the_tilted_reference(method, beta, tmp_path):
     """argmax E[r] - beta KL(pi || ref) is ref(a) exp(r(a) / beta) / Z (Ziegler et al. 2019, section 2.1)."""
