@@ -55,8 +55,8 @@ def measure(width: int, layers: int) -> dict:
 
 
 OTHERS = {
-    "twice the updates": ["updates=12"],
-    "twice the answers": ["episodes=128"],
+    "twice the updates": ["ppo.updates=12"],
+    "twice the answers": ["ppo.episodes=128"],
     "half the epochs": ["ppo.epochs=2"],
     "half the reward model's steps": ["reward.min_steps=60", "reward.epochs=1"],
 }
@@ -89,7 +89,7 @@ def times() -> None:
             settings = engine.read_config(config)
             return engine.estimates.seconds(store, "improve", settings, base.fingerprint, feedback) or 0.0
 
-        usual = ["updates=6", "compare.prompts=32"]
+        usual = ["ppo.updates=6", "compare.prompts=32"]
         run(engine.parse_settings(usual))
         configs = {name: engine.parse_settings([*usual, *settings]) for name, settings in OTHERS.items()}
         for name, estimate in [(name, told(config)) for name, config in configs.items()]:
