@@ -2,9 +2,8 @@
 
     python -m benchmarks.opening [--times 3] [--questions 12]
 
-A real studio on the built-in model and a real Chromium. Bounds: the page within 6 s of the command, the first token of
-the first question within 1 s once the model is loaded, four answers in 1.5 times the time of one. Exit code 1 where one
-is missed.
+A real studio on the built-in model and a real Chromium. Bounds: the page within 6 s of the command, a question's first
+token within 1 s once the model is loaded, four answers in 1.5 times the time of one. Exit code 1 where one is missed.
 """
 
 import json
@@ -18,7 +17,7 @@ import click
 from playwright.sync_api import Page, sync_playwright
 
 from engine.prompts import load_prompts
-from tests.browser.serve import CHROMIUM, FLAGS, free_port, start
+from tests.browser.serve import CHROMIUM, FLAGS, studio_at
 
 FIRST_TEXT = """n => {
     const texts = [...document.querySelectorAll('.turn')].at(-1)?.querySelectorAll('.card .text') || [];
@@ -49,25 +48,21 @@ def main(times: int, questions: int) -> None:
     with tempfile.TemporaryDirectory() as name, sync_playwright() as playwright:
         folder = Path(name)
         for number in range(times):
-            port, began = free_port(), time.perf_counter()
-            studio = start(folder / f"workspace-{number}", port, folder / "studio.log")
-            opened.append(time.perf_counter() - began)
-            if number < times - 1:
-                studio.terminate()
-                studio.wait(20)
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        page = browser.new_page(viewport={"width": 1440, "height": 900})
-        page.goto(f"http://127.0.0.1:{port}")
-        page.locator(".empty").wait_for()
-        cold, _ = asked(page, "Hello!", 1)
-        for question in load_prompts("everyday-test")[:questions]:
-            first, one = asked(page, question, 1)
-            firsts.append(first)
-            ones.append(one)
-            fours.append(asked(page, question, 4)[1])
-        browser.close()
-        studio.terminate()
-        studio.wait(20)
+            began = time.perf_counter()
+            with studio_at(folder / f"workspace-{number}", folder / "studio.log"):
+                opened.append(time.perf_counter() - began)
+        with studio_at(folder / "workspace", folder / "studio.log") as address:
+            browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+            page = browser.new_page(viewport={"width": 1440, "height": 900})
+            page.goto(address)
+            page.locator(".empty").wait_for()
+            cold, _ = asked(page, "Hello!", 1)
+            for question in load_prompts("everyday-test")[:questions]:
+                first, one = asked(page, question, 1)
+                firsts.append(first)
+                ones.append(one)
+                fours.append(asked(page, question, 4)[1])
+            browser.close()
     ratio = median(fours) / median(ones)
     found = {
         "page_s": round(median(opened), 2),

@@ -37,6 +37,7 @@ _NAMES = {
     "compare_versions": "engine.jobs.recipes",
     "diagnose": "engine.doctor",
     "memory_in_use": "engine.machine",
+    "usual_precision": "engine.machine",
     "import_file": "engine.feedback.importing",
     "read_file": "engine.feedback.importing",
     "IMPORT_FORMATS": "engine.feedback.importing",

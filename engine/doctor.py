@@ -8,6 +8,7 @@ import psutil
 from engine import estimate
 from engine.errors import UserError
 from engine.jobs.config import read_config
+from engine.machine import usual_precision
 from engine.models.find import POCKET, find_base
 from engine.workspace import Workspace
 
@@ -24,13 +25,13 @@ def diagnose(workspace: Workspace) -> dict:
         except importlib.metadata.PackageNotFoundError:
             problems.append(f"The package {package} is missing. Install the studio again with `make studio`.")
     memory = psutil.virtual_memory()
-    found = {"device": "cpu", "precision": "float32", "cores": psutil.cpu_count(logical=False)}
+    found = {"device": "cpu", "precision": usual_precision("cpu"), "cores": psutil.cpu_count(logical=False)}
     total, free = memory.total / 2**30, memory.available / 2**30
     if "torch" in versions:
         import torch
 
         if torch.cuda.is_available():
-            found |= {"device": torch.cuda.get_device_name(0), "precision": "bf16"}
+            found |= {"device": torch.cuda.get_device_name(0), "precision": usual_precision("cuda")}
             free, total = (value / 2**30 for value in torch.cuda.mem_get_info())
     disk = shutil.disk_usage(workspace.folder).free / 2**30
     if disk < 1:
@@ -55,11 +56,11 @@ def _fits(usual: str, free: float) -> list[dict]:
 
     The gigabytes are the least it takes, an answer at a time; with more it is faster.
     """
-    config = read_config({"reward": {"micro_batch": 1}, "ppo": {"micro_batch": 1}})
     fitting = []
     for precision in (usual, "nf4"):
+        config = read_config({"precision": precision, "reward": {"micro_batch": 1}, "ppo": {"micro_batch": 1}})
         for name, shape in estimate.KNOWN.items():
-            needs = max(estimate.memory(shape, config, stage, precision)["total"] for stage in ("reward", "ppo"))
+            needs = estimate.most(shape, config, estimate.stages_of("improve"))
             if needs <= estimate.SPARE * free:
                 fitting.append({"model": name, "precision": precision, "gigabytes": round(needs / 1e9, 1)})
     return fitting

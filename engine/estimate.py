@@ -136,8 +136,20 @@ def memory(
         "logits": 0.0 if stage == "reward" else rows * answer * shape.vocabulary * 4.0 * KEPT_LOGITS,
     }
     # Rollouts and training do not overlap: the peak holds the larger of the cache and of what training keeps.
-    peak = max(cache, parts["activations"] + parts["logits"])
+    peak = max(parts["cache"], parts["activations"] + parts["logits"])
     return {**parts, "total": parts["weights"] + parts["adapters"] + parts["optimiser"] + peak + WORKSPACES}
+
+
+def stages_of(method: str) -> tuple[str, ...]:
+    """The stages of a run whose memory can be estimated."""
+    if method == "improve":
+        return ("reward", "ppo")
+    return (method,) if method in ("reward", "ppo", "reinforce", "sft", "dpo", "kto", "ilql") else ()
+
+
+def most(shape: Shape, config: RunConfig, stages: Sequence[str]) -> float:
+    """Bytes that the hungriest of `stages` takes in `config`'s precision, which must not be "auto"."""
+    return max(memory(shape, config, stage, config.precision)["total"] for stage in stages)
 
 
 SPARE = 0.9  # share of the free memory that a run is planned into

@@ -1,4 +1,4 @@
-"""What this machine has in use, and how this process keeps its memory. Needs no torch."""
+"""What this machine has in use and suits it, and how this process keeps its memory. Needs no torch."""
 
 import ctypes
 import sys
@@ -16,6 +16,11 @@ def memory_in_use(device: str = "cpu") -> dict[str, float]:
         return {"used": held.used / 1e9, "total": held.total / 1e9}
     memory = psutil.virtual_memory()
     return {"used": (memory.total - memory.available) / 1e9, "total": memory.total / 1e9}
+
+
+def usual_precision(device: str) -> str:
+    """float32 on a "cpu", where bf16 is far slower; bf16 on a GPU ("cuda")."""
+    return "float32" if device == "cpu" else "bf16"
 
 
 @cache

@@ -4,6 +4,7 @@ import json
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -253,6 +254,14 @@ def runs_show(group_workspace, run: str, workspace, as_json: bool) -> None:
     answer_with(result, as_json, text)
 
 
+def _ask(act: Callable, folder: Path | None, run: str, as_json: bool, status: str, what: str) -> None:
+    """Have `act` (workspace, store, run) done to a run, and say that and `what` it will do now."""
+    space, store = _open(folder)
+    number = engine.runs.get_run(store, run)["id"]
+    act(space, store, number)
+    answer_with({"run": number, "status": status}, as_json, f"run {number} {what}")
+
+
 @runs_group.command(name="stop")
 @click.argument("run")
 @workspace_option
@@ -260,10 +269,7 @@ def runs_show(group_workspace, run: str, workspace, as_json: bool) -> None:
 @click.pass_obj
 def runs_stop(group_workspace, run: str, workspace, as_json: bool) -> None:
     """Ask a run to stop; what it has learned becomes a version."""
-    space, store = _open(workspace or group_workspace)
-    found = engine.runs.get_run(store, run)
-    engine.launcher.stop(space, store, found["id"])
-    answer_with({"run": found["id"], "status": "stopping"}, as_json, f"run {found['id']} will stop at its next step.")
+    _ask(engine.launcher.stop, workspace or group_workspace, run, as_json, "stopping", "will stop at its next step.")
 
 
 @runs_group.command(name="pause")
@@ -273,10 +279,7 @@ def runs_stop(group_workspace, run: str, workspace, as_json: bool) -> None:
 @click.pass_obj
 def runs_pause(group_workspace, run: str, workspace, as_json: bool) -> None:
     """Ask a run to pause; it goes on from there when it is resumed."""
-    space, store = _open(workspace or group_workspace)
-    found = engine.runs.get_run(store, run)
-    engine.launcher.pause(space, store, found["id"])
-    answer_with({"run": found["id"], "status": "pausing"}, as_json, f"run {found['id']} will pause at its next step.")
+    _ask(engine.launcher.pause, workspace or group_workspace, run, as_json, "pausing", "will pause at its next step.")
 
 
 @runs_group.command(name="resume")
@@ -286,10 +289,7 @@ def runs_pause(group_workspace, run: str, workspace, as_json: bool) -> None:
 @click.pass_obj
 def runs_resume(group_workspace, run: str, workspace, as_json: bool) -> None:
     """Go on with a paused, stopped or failed run from its last checkpoint."""
-    space, store = _open(workspace or group_workspace)
-    found = engine.runs.get_run(store, run)
-    engine.launcher.resume(space, store, found["id"])
-    answer_with({"run": found["id"], "status": "queued"}, as_json, f"run {found['id']} goes on.")
+    _ask(engine.launcher.resume, workspace or group_workspace, run, as_json, "queued", "goes on.")
 
 
 @runs_group.command(name="log")

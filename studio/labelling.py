@@ -6,7 +6,7 @@ import threading
 import time
 
 import engine
-from studio.session import DISK_FULL, Session
+from studio.session import Session, in_words
 
 log = logging.getLogger("studio")
 
@@ -46,8 +46,7 @@ class Filler:
             self.problem = str(error)
         except Exception as error:
             log.exception("filling the queue of %s", self.prompt_set)
-            lost = "The next questions could not be answered. The studio's log says why."
-            self.problem = DISK_FULL if engine.disk_is_full(error) else lost
+            self.problem = in_words(error, "The next questions could not be answered. The studio's log says why.")
 
     def _one(self) -> bool:
         """Answer one more prompt where one is needed; False where the set is used up."""

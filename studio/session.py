@@ -14,6 +14,11 @@ log = logging.getLogger("studio")
 DISK_FULL = "The disk is full. Make room where the workspace lies, then try again."
 
 
+def in_words(error: Exception, otherwise: str) -> str:
+    """What a person is told of `error`: that the disk is full, where it is that, else `otherwise`."""
+    return DISK_FULL if engine.disk_is_full(error) else otherwise
+
+
 @dataclass
 class Live:
     """Answers to one prompt while they are being written."""
@@ -103,7 +108,7 @@ class Session:
         except Exception as error:
             log.exception("answering prompt %s", prompt_id)
             lost = "The answer could not be written down. The studio's log says why; ask again."
-            live.problem = DISK_FULL if engine.disk_is_full(error) else lost
+            live.problem = in_words(error, lost)
         live.done = True
 
 
@@ -118,9 +123,7 @@ def friendly(function: Callable) -> Callable:
             return {"error": str(error)}
         except Exception as error:
             log.exception("%s failed", function.__name__)
-            if engine.disk_is_full(error):
-                return {"error": DISK_FULL}
-            return {"error": "Something went wrong in the studio. Its log in the terminal says what."}
+            return {"error": in_words(error, "Something went wrong in the studio. Its log in the terminal says what.")}
 
     wrapped.__name__ = function.__name__
     return wrapped

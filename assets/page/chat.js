@@ -171,6 +171,10 @@ function editor(response) {
   return el("article", { class: "card editing" }, el("header", {}, t("Rewrite the answer as it should be")), area, diff, el("footer", {}, el("button", { class: "primary save-edit", onclick: () => saveEdit(response, area.value) }, t("Save")), el("button", { onclick: closeAll }, t("Cancel"))));
 }
 
+function stars(response) {
+  return el("span", { class: "stars", role: "group", "aria-label": t("Rating") }, [1, 2, 3, 4, 5].map((score) => el("button", { class: `star${response.rating >= score ? " on" : ""}`, "aria-pressed": response.rating === score ? "true" : "false", "aria-label": t("{n} of 5", { n: score }), onclick: () => rate(response, score) }, "★")));
+}
+
 const PICTURES = {
   up: "M4 11h3.5v9H4zM7.5 11l4-8c1.6 0 2.7 1.1 2.7 2.6V9H19a2 2 0 0 1 2 2.3l-1.1 7a2 2 0 0 1-2 1.7H7.5",
   down: "M20 13h-3.5V4H20zM16.5 13l-4 8c-1.6 0-2.7-1.1-2.7-2.6V15H5a2 2 0 0 1-2-2.3l1.1-7a2 2 0 0 1 2-1.7h10.4",
@@ -179,10 +183,6 @@ const PICTURES = {
   remark: "M4 5h16v11H11l-4.5 4v-4H4z",
   copy: "M9 9h11v11H9zM15 5.5V4H4v11h1.5",
 };
-
-function stars(response) {
-  return el("span", { class: "stars", role: "group", "aria-label": t("Rating") }, [1, 2, 3, 4, 5].map((score) => el("button", { class: `star${response.rating >= score ? " on" : ""}`, "aria-pressed": response.rating === score ? "true" : "false", "aria-label": t("{n} of 5", { n: score }), onclick: () => rate(response, score) }, "★")));
-}
 
 /** A button that is a picture; `title` says what it does, to the eye and to a screen reader. */
 function action(picture, name, title, act, more = {}) {
@@ -323,7 +323,7 @@ function draw() {
   stopButton.hidden = !state.live;
   sendButton.hidden = !!state.live;
   root.querySelector(".model").textContent = modelName();
-  root.querySelector(".counts").textContent = state.counts ? ["ranking", "edit", "rating"].map((kind) => `${state.counts[kind]} ${t(state.counts[kind] === 1 ? kind : `${kind}s`)}`).join(" · ") : "";
+  root.querySelector(".counts").textContent = state.counts ? FEEDBACK.map((kind) => `${state.counts[kind]} ${kindName(kind, state.counts[kind])}`).join(" · ") : "";
 }
 
 async function load(id) {

@@ -134,6 +134,9 @@ const sleep = (ms) => new Promise((done) => setTimeout(done, ms));
 const here = () => document.body.contains(root);
 const typing = () => ["TEXTAREA", "INPUT", "SELECT"].includes(document.activeElement?.tagName);
 
+const FEEDBACK = ["ranking", "edit", "rating"]; // its kinds that are counted
+const kindName = (kind, count) => t(count === 1 ? kind : `${kind}s`);
+
 function duration(seconds) {
   if (seconds === null || seconds === undefined) return "";
   if (seconds < 60) return t("{n} s", { n: Math.max(1, Math.round(seconds)) });

@@ -253,10 +253,9 @@ function drawQuality(q) {
 
 // ---- The page
 let drawn = "";
-const KINDS = ["ranking", "edit", "rating"];
 
 function draw(state) {
-  fill(counts, KINDS.map((kind) => el("div", { class: "count" }, el("b", {}, String(state.counts[kind])), el("span", {}, t(state.counts[kind] === 1 ? kind : `${kind}s`)))));
+  fill(counts, FEEDBACK.map((kind) => el("div", { class: "count" }, el("b", {}, String(state.counts[kind])), el("span", {}, kindName(kind, state.counts[kind])))));
   enough.textContent = said(state.advice);
   const free = ["ppo", "reinforce", "pretrain"].includes(method.value); // these need no feedback; a run says what else it lacks
   start.disabled = !(state.ready || free) || !!state.busy;

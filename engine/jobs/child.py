@@ -51,9 +51,9 @@ class StoreContext:
 
 def _obey(store: Store, run_id: int) -> None:
     """Raise what the run was asked for, if anything."""
-    asked = runs.get_run(store, run_id)["asked"]
-    if asked:
-        raise Paused if asked == "pause" else Stopped
+    row = store.row("SELECT asked FROM runs WHERE id = ?", run_id)
+    if row and row["asked"]:
+        raise Paused if row["asked"] == "pause" else Stopped
 
 
 def _turn(workspace: Workspace, store: Store, run_id: int) -> FileLock:

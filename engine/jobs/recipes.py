@@ -14,6 +14,7 @@ from engine.evaluation.reward_report import reward_report
 from engine.feedback.examples import held_out, split_by_prompt
 from engine.feedback.gather import gather_rankings, gather_valued
 from engine.jobs.config import RunConfig, read_config
+from engine.machine import usual_precision
 from engine.methods.dpo import train_dpo
 from engine.methods.function import load_function
 from engine.methods.ilql import train_ilql
@@ -27,7 +28,7 @@ from engine.methods.sft import demonstration_loss, train_sft, worth_copying
 from engine.methods.text import new_model, new_tokenizer, packed, read_texts, split
 from engine.models.chat import Message, fits
 from engine.models.find import find_base, fingerprint
-from engine.models.load import choose_device, free_memory, load_base, usual_precision
+from engine.models.load import choose_device, free_memory, load_base
 from engine.models.roles import Roles
 from engine.prompts import load_prompts
 from engine.store import comparisons, conversations, feedback, models, runs
@@ -37,9 +38,6 @@ from engine.training.context import Context, Paused, Stopped
 from engine.training.passes import Scorer
 from engine.workspace import Workspace
 
-# The stages whose memory is estimated: those of improve, and of each other method the one of its name.
-ESTIMATED = ("reward", "ppo", "reinforce", "sft", "dpo", "kto", "ilql")
-MEMORY_STAGES = {"improve": ("reward", "ppo")}
 MEASURED_FROM = 20  # rankings; with fewer, a reward model learns from all of them
 
 
@@ -94,23 +92,23 @@ def load_roles(job: Job) -> tuple[Roles, str | None]:
 
 def fit_to_machine(job: Job) -> None:
     """Choose by the estimate what the run's settings leave open, and note in the log what was chosen."""
-    device, path = choose_device(), find_base(job.parent["base"])
+    device, stages = choose_device(), estimate.stages_of(job.run["method"])
+    if not stages:
+        return  # nothing is known of what it takes: loading chooses by the weights alone
     free = free_memory(device)
-    stages = [stage for stage in MEMORY_STAGES.get(job.run["method"], (job.run["method"],)) if stage in ESTIMATED]
     try:
-        shape = estimate.shape_of(path)
+        shape = estimate.shape_of(find_base(job.parent["base"]))
     except UserError:
         return  # of a kind that cannot be estimated: whole batches, which are halved should memory run out
-    job.config, fits = estimate.fitted(shape, job.config, stages, usual_precision(device), free)
-    needs = [estimate.memory(shape, job.config, stage, job.config.precision)["total"] for stage in stages]
-    if needs:
-        parts = {stage: size for stage in stages if (size := getattr(job.config, stage).micro_batch)}
-        print(
-            f"precision {job.config.precision}, about {max(needs) / 1e9:.1f} GB of {free / 1e9:.1f} GB free"
-            + "".join(f", {stage} takes {size} at a time" for stage, size in parts.items())
-            + ("" if fits else "; this may not be enough"),
-            flush=True,
-        )
+    job.config, fits = estimate.fitted(shape, job.config, stages, usual_precision(device.type), free)
+    needs = estimate.most(shape, job.config, stages)
+    parts = {stage: size for stage in stages if (size := getattr(job.config, stage).micro_batch)}
+    print(
+        f"precision {job.config.precision}, about {needs / 1e9:.1f} GB of {free / 1e9:.1f} GB free"
+        + "".join(f", {stage} takes {size} at a time" for stage, size in parts.items())
+        + ("" if fits else "; this may not be enough"),
+        flush=True,
+    )
 
 
 def attach(roles: Roles, workspace: Workspace, version: dict, role: str) -> str | None:

@@ -10,6 +10,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAn
 from transformers.utils import logging as transformers_logging
 
 from engine.errors import UserError
+from engine.machine import usual_precision
 from engine.models.find import find_base, fingerprint
 
 PRECISIONS = ("auto", "float32", "bf16", "nf4")
@@ -34,13 +35,6 @@ def choose_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def usual_precision(device: torch.device) -> str:
-    """float32 on a CPU, where bf16 is far slower; bf16 on a GPU."""
-    if device.type == "cpu":
-        return "float32"
-    return "bf16"
-
-
 def free_memory(device: torch.device) -> float:
     """Bytes that are free on `device`."""
     return float(psutil.virtual_memory().available if device.type == "cpu" else torch.cuda.mem_get_info(device)[0])
@@ -49,7 +43,7 @@ def free_memory(device: torch.device) -> float:
 def choose_precision(path: Path, device: torch.device) -> str:
     """The usual one where the weights fit with room to answer, else NF4. (A run's is chosen by `engine.estimate`.)"""
     weights = sum(f.stat().st_size for f in path.glob("*.safetensors")) * (2 if device.type == "cpu" else 1)
-    return usual_precision(device) if weights * 1.25 < free_memory(device) else "nf4"
+    return usual_precision(device.type) if weights * 1.25 < free_memory(device) else "nf4"
 
 
 def load_base(name: str, precision: str = "auto", device: torch.device | None = None) -> Base:

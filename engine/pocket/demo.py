@@ -117,12 +117,12 @@ def _judge(items: list[dict], annotator: SimulatedAnnotator) -> dict:
     for item in items:
         request = understand(item["prompt"])
         differences.append(annotator.score(request, item["after"]) - annotator.score(request, item["before"]))
-        before.append((request, analyse(request, item["before"])))
-        after.append((request, analyse(request, item["after"])))
+        before.append(analyse(request, item["before"]))
+        after.append(analyse(request, item["after"]))
     return {
         **win_rate(differences),
-        "well_formed": sum(a.well_formed for _, a in after) / len(after),
-        "well_formed_before": sum(a.well_formed for _, a in before) / len(before),
+        "well_formed": sum(a.well_formed for a in after) / len(after),
+        "well_formed_before": sum(a.well_formed for a in before) / len(before),
         "distinct_before": len({i["before"] for i in items}),
         "distinct_after": len({i["after"] for i in items}),
     }

@@ -224,16 +224,17 @@ def build(session: Session) -> None:
         machine = engine.memory_in_use(device)
         free = machine["total"] - machine["used"]
         feedback = counts["ranking"] + counts["edit"] + counts["rating"]
-        stages = [s for s in settings_stages(method) if s not in ("", "compare", "pretrain")]
-        try:
-            shape = engine.estimates.shape_of(engine.find_base(version["base"]))
-            usual = "bf16" if device == "cuda" else "float32"
-            config, _ = engine.estimates.fitted(shape, config, stages, usual, free * 1e9)
-            needs = [engine.estimates.memory(shape, config, stage, config.precision)["total"] for stage in stages]
-        except (engine.UserError, KeyError):
-            needs = []
+        stages = engine.estimates.stages_of(method)
+        needs = None
+        if stages:
+            try:
+                shape = engine.estimates.shape_of(engine.find_base(version["base"]))
+                config, _ = engine.estimates.fitted(shape, config, stages, engine.usual_precision(device), free * 1e9)
+                needs = engine.estimates.most(shape, config, stages)
+            except (engine.UserError, KeyError):
+                pass  # of a kind that cannot be estimated
         return {
-            "gigabytes": max(needs) / 1e9 + LIBRARIES if needs else None,
+            "gigabytes": None if needs is None else needs / 1e9 + LIBRARIES,
             "free": free,
             "seconds": engine.estimates.seconds(session.store, method, config, version["base_fingerprint"], feedback),
         }

@@ -99,7 +99,7 @@ def test_micro_batches_change_nothing_but_memory(method, tiny_folder):
 
 @pytest.mark.parametrize("method", ["ppo", "reinforce"])
 def test_running_out_of_memory_ends_as_if_smaller_parts_had_been_chosen(method, tiny_folder, monkeypatch, caplog):
-    small = trained(method, tiny_folder, micro_batch=2)
+    small = trained(method, tiny_folder, micro_batch=1)  # where the second shortage leads, before any step
     module = {"ppo": ppo, "reinforce": reinforce}[method]
     whole, calls = module.response_pass, []
 
@@ -113,8 +113,7 @@ def test_running_out_of_memory_ends_as_if_smaller_parts_had_been_chosen(method, 
     found = trained(method, tiny_folder)
     assert "Memory ran out" in caplog.text and calls[0] > 3 and 1 in calls
     for a, b in zip(small, found, strict=True):
-        # Adam steps as far for a gradient that is but a rounding error: 5e-5 was seen on one thread.
-        assert torch.allclose(a, b, atol=1e-4)
+        assert torch.allclose(a, b, atol=1e-5)
 
 
 def test_an_answer_above_the_length_target_pays_for_each_token(tiny_folder):
