@@ -1,46 +1,43 @@
-"""Hidden states and logits of padded batches, computed for the real tokens alone.
+"""Hidden states and logits of padded batches, computed for the real tokens alone and for none of them twice.
 
 Padding is waste twice: it is computed, and masks keep attention off its fast path. So the real tokens of all rows go
-through the model side by side as one long row, and only attention, which alone looks from token to token, sees rows
-again (the idea of padding-free batches: Dao et al. 2022 offer it on GPUs as variable-length attention).
+through the model side by side as one long row (`layout`), and only attention, which alone looks from token to token,
+sees rows again (the idea of padding-free batches: Dao et al. 2022 offer it on GPUs as variable-length attention).
+Of the last block only what leads to the wanted states is computed.
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AttentionInterface
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from engine.models.layout import Layout, lay_out
 
 SIDE_BY_SIDE = "side_by_side"  # the name by which transformers finds the attention below
 
 
-class Rows(NamedTuple):
-    """Where the tokens of one long row belong in `number` rows of `width`: [tokens], row by row."""
-
-    number: int
-    width: int
-    places: Tensor
-
-
 def attention(
-    module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: None, *, rows: Rows, **options: Any
+    module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: None, *, layout: Layout, **options: Any
 ) -> tuple[Tensor, None]:
-    """Causal attention within each of `rows`. query, key, value: [1, heads, tokens, width of a head]."""
-
-    def apart(x: Tensor) -> Tensor:
-        heads, size = x.shape[1], x.shape[3]
-        flat = x.transpose(1, 2).reshape(-1, heads * size)
-        spread = flat.new_zeros(rows.number * rows.width, heads * size).index_copy(0, rows.places, flat)
-        return spread.view(rows.number, rows.width, heads, size).transpose(1, 2)
-
+    """Causal attention within each row of `layout`. query, key, value: [1, heads, tokens, width of a head]."""
     sdpa = ALL_ATTENTION_FUNCTIONS["sdpa"]
-    out, _ = sdpa(module, apart(query), apart(key), apart(value), None, is_causal=True, **options)
-    together = out.reshape(rows.number * rows.width, -1).index_select(0, rows.places)
-    return together.view(1, len(rows.places), *out.shape[2:]), None
+    flat = [x.transpose(1, 2).reshape(x.shape[2], -1) for x in (query, key, value)]
+    found = []
+    for group in layout.groups:
+        rows, width = group.sources.shape
+        apart = [
+            x.index_select(0, group.sources.view(-1)).view(rows, width, *like.shape[1::2]).transpose(1, 2)
+            for x, like in zip(flat, (query, key, value), strict=True)
+        ]
+        out, _ = sdpa(module, *apart, None, is_causal=True, **options)
+        found.append(out.reshape(rows * width, -1))
+    together = torch.cat(found).index_select(0, layout.cells)
+    return together.view(1, len(layout.cells), query.shape[1], -1), None
 
 
 AttentionInterface.register(SIDE_BY_SIDE, attention)
@@ -58,35 +55,75 @@ def _attending_by_rows(model: Any) -> Iterator[None]:
         config._attn_implementation = usual
 
 
-def _side_by_side(model: Any, ids: Tensor, mask: Tensor) -> Tensor:
-    positions = (mask.long().cumsum(-1) - 1)[mask]
-    width = int(positions.max()) + 1
-    row = torch.arange(len(mask), device=mask.device).unsqueeze(-1).expand_as(mask)[mask]
-    rows = Rows(len(mask), width, row * width + positions)
-    with _attending_by_rows(model):
-        return model.get_decoder()(
-            input_ids=ids[mask].unsqueeze(0), position_ids=positions.unsqueeze(0), use_cache=False, rows=rows
+class _Narrow:
+    """A module that computes for the tokens `needed` alone; the others get zeros, at which nobody looks."""
+
+    def __init__(self, module: nn.Module, needed: Tensor):
+        self.needed, self.tokens = needed, 0
+        self.handles = [module.register_forward_pre_hook(self.pick), module.register_forward_hook(self.spread)]
+
+    def pick(self, module: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
+        self.tokens = inputs[0].shape[1]
+        return (inputs[0].index_select(1, self.needed),)
+
+    def spread(self, module: nn.Module, inputs: tuple[Tensor], out: Tensor) -> Tensor:
+        return out.new_zeros(1, self.tokens, out.shape[-1]).index_copy(1, self.needed, out)
+
+
+@contextmanager
+def _last_block_for(model: Any, needed: Tensor) -> Iterator[None]:
+    """Have the last block compute for the tokens `needed` alone what no other token needs: queries, what becomes of
+    attention's result, and the MLP."""
+    blocks = getattr(model.get_decoder(), "layers", None)
+    last = blocks[-1] if blocks else nn.Module()
+    parts = [last.mlp, last.self_attn.q_proj, last.self_attn.o_proj] if _is_plain(last) else []
+    narrowed = [_Narrow(part, needed) for part in parts]
+    try:
+        yield
+    finally:
+        for handle in (handle for part in narrowed for handle in part.handles):
+            handle.remove()
+
+
+def _is_plain(block: nn.Module) -> bool:
+    """Whether a block has Llama's parts (most do), so that its MLP is of each token alone and gives one tensor."""
+    names = {name for name, _ in block.named_modules()}
+    return names >= {"self_attn.q_proj", "self_attn.o_proj", "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"}
+
+
+def _side_by_side(model: Any, ids: Tensor, mask: Tensor, wanted: Tensor) -> Tensor:
+    layout = lay_out(ids, mask)
+    needed, back = layout.nodes[wanted].unique(return_inverse=True)
+    with _attending_by_rows(model), _last_block_for(model, needed):
+        states = model.get_decoder()(
+            input_ids=layout.ids.unsqueeze(0),
+            position_ids=layout.positions.unsqueeze(0),
+            use_cache=False,
+            layout=layout,
         )[0][0]
+    return states.index_select(0, needed).index_select(0, back)
 
 
-def _padded(model: Any, ids: Tensor, mask: Tensor) -> Tensor:
+def _padded(model: Any, ids: Tensor, mask: Tensor, wanted: Tensor) -> Tensor:
     """Rows shifted to the left, where a causal model's real tokens never see what comes after them: no mask."""
     order = torch.argsort(~mask, dim=-1, stable=True)
     width = int(mask.sum(-1).max())
-    ids, kept = ids.gather(-1, order)[:, :width], mask.gather(-1, order)[:, :width]
-    return model.get_decoder()(input_ids=ids, use_cache=False)[0][kept]
+    ids, wanted = ids.gather(-1, order)[:, :width], wanted.gather(-1, order)[:, :width]
+    return model.get_decoder()(input_ids=ids, use_cache=False)[0][wanted]
 
 
 @torch.no_grad()
 def _same(model: Any, device: torch.device) -> bool:
     """Whether `model` gives the same states both ways. Not every kind of model attends where it can be replaced, and
     some carry state from token to token in other ways."""
-    ids = torch.arange(1, 11, device=device).view(2, 5)
+    ids = torch.arange(1, 16, device=device).view(3, 5)
+    ids[2, :2] = ids[1, :2]
     mask = torch.ones_like(ids, dtype=torch.bool)
     mask[1, 3:] = False
-    plain = _padded(model, ids, mask).float()
+    wanted = mask & (torch.arange(5, device=device) > 0)
+    plain = _padded(model, ids, mask, wanted).float()
     try:
-        found = _side_by_side(model, ids, mask).float()
+        found = _side_by_side(model, ids, mask, wanted).float()
     except (TypeError, ValueError, RuntimeError):  # it takes no such attention
         return False
     # bf16 rounds to 0.004 or so; another row's tokens would do far worse in a trained model.
@@ -107,18 +144,20 @@ def _fits_side_by_side(model: Any, longest: int, device: torch.device) -> bool:
     return _able[model]
 
 
-def real_states(model: Any, ids: Tensor, mask: Tensor) -> Tensor:
-    """Last hidden states of the tokens of `ids` [rows, time] where `mask`, row by row: [tokens, width].
+def real_states(model: Any, ids: Tensor, mask: Tensor, wanted: Tensor | None = None) -> Tensor:
+    """Last hidden states of the tokens of `ids` [rows, time] that are `wanted` [rows, time], row by row:
+    [wanted tokens, width]. Without `wanted` all real ones, where `mask` [rows, time] is.
 
     A row's real tokens stand together; padding may be on either side or on both.
     """
     way = _side_by_side if _fits_side_by_side(model, ids.shape[-1], ids.device) else _padded
-    return way(model, ids, mask)
+    return way(model, ids, mask, mask if wanted is None else wanted & mask)
 
 
 def last_states(model: Any, ids: Tensor, mask: Tensor) -> Tensor:
     """Hidden state [rows, width] of the last real token of each row of `ids` [rows, time]."""
-    return real_states(model, ids, mask)[mask.sum(-1).cumsum(0) - 1]
+    after = mask.flip(-1).long().cumsum(-1).flip(-1)  # real tokens from here on
+    return real_states(model, ids, mask, after == 1)
 
 
 def logits_of(model: Any, hidden: Tensor) -> Tensor:

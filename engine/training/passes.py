@@ -27,8 +27,9 @@ def states_before(model, drawn: Rollout, rows: Tensor) -> Tensor:
     """The hidden states that predict the response tokens of `rows`, row by row: [response tokens, width]."""
     ids = torch.cat([drawn.prompt_ids[rows], drawn.response_ids[rows]], -1)
     mask = torch.cat([drawn.prompt_mask[rows], drawn.response_mask[rows]], -1)
-    answers = torch.cat([torch.zeros_like(drawn.prompt_mask[rows]), drawn.response_mask[rows]], -1)[mask]
-    return real_states(model, ids, mask)[:-1][answers[1:]]
+    # Prompts end where answers begin: what predicts a response token is the cell to its left.
+    before = torch.cat([torch.zeros_like(drawn.prompt_mask[rows])[:, 1:], drawn.response_mask[rows]], -1)
+    return real_states(model, ids, mask, torch.nn.functional.pad(before, (0, 1)))
 
 
 def response_pass(
