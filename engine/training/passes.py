@@ -5,11 +5,11 @@ from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 
 from engine.models.load import stop_ids
 from engine.models.roles import Roles, ScalarHead
-from engine.models.states import logits_of, real_states
+from engine.models.states import real_states
+from engine.models.token_log_probs import token_log_probs
 from engine.sampling.answers import Answer
 from engine.sampling.rollout import Rollout, as_rollout
 from engine.training.batches import spread
@@ -42,10 +42,7 @@ def response_pass(
     """
     mask = drawn.response_mask[rows]
     before = states_before(model, drawn, rows)
-    logits = logits_of(model, before)
-    if temperature != 1:
-        logits = logits / temperature
-    log_probs = -cross_entropy(logits, drawn.response_ids[rows][mask], reduction="none")
+    log_probs = token_log_probs(model, before, drawn.response_ids[rows][mask], temperature)
     return spread(log_probs, mask), spread(head(before).squeeze(-1), mask) if head is not None else None
 
 
