@@ -62,8 +62,8 @@ def main(rounds: int) -> None:
             steps = decode_steps(
                 model, prompts[:1] * count, pad, [], Sampling(max_new_tokens=STREAMED), list(range(count))
             )
-            for rows, tokens, _ in steps:
-                for row, token in zip(rows, tokens, strict=True):
+            for step in steps:
+                for row, token in zip(step.rows, step.tokens, strict=True):
                     texts[row].append(token)
                 for ids in texts:
                     decode(tokenizer, ids)

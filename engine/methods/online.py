@@ -77,7 +77,7 @@ def gather(
     sampling = Sampling(temperature=config.temperature, max_new_tokens=config.max_new_tokens)
     pad, stop = roles.tokenizer.pad_token_id, stop_ids(roles.base)
     with roles.answering("policy") as model:
-        drawn = rollout(model, prompts, pad, stop, sampling, seeds)
+        drawn = rollout(model, prompts, pad, stop, sampling, seeds, keep_states=True)
     everything = torch.arange(len(prompts), device=roles.base.device)
     with roles.acting(reference) as model:
         reference_log_probs, _ = response_pass(model, None, drawn, everything, config.temperature)

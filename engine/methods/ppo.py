@@ -37,7 +37,7 @@ class PPO:
         if config.value_adapter:
             roles.add("value", rank=config.rank, seed=config.seed + 1)
             groups.append({"params": roles.parameters("value"), "lr": config.learning_rate})
-        self.optimizer = torch.optim.AdamW(groups, weight_decay=0.0)
+        self.optimizer = torch.optim.AdamW(groups, weight_decay=0.0, fused=True)
         self.parts = Parts(config.micro_batch)
 
     def values(self, experience: Experience, rows: Tensor, train: bool = False) -> Tensor:
@@ -59,7 +59,11 @@ class PPO:
     def estimate(self, experience: Experience) -> tuple[Tensor, Tensor, Tensor]:
         """(values, whitened advantages, returns), each [rows, response time], of the policy that answered."""
         mask = experience.rollout.response_mask
-        values = self.values(experience, torch.arange(len(mask), device=mask.device))
+        if experience.rollout.states is not None and not self.config.value_adapter:
+            # The states that the answers were drawn from are the policy's: no pass is needed.
+            values = torch.where(mask, self.head(experience.rollout.states).squeeze(-1), 0.0)
+        else:
+            values = self.values(experience, torch.arange(len(mask), device=mask.device))
         rewards = losses.token_rewards(experience.scores, experience.token_rewards, mask)
         advantages, returns = losses.gae(rewards, values, mask, self.config.gamma, self.config.lam)
         return values, losses.masked_whiten(advantages, mask), returns

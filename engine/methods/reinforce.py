@@ -31,7 +31,8 @@ class Reinforce:
                 f"The baseline {config.baseline} compares answers to one prompt: set reinforce.samples to 2 or more."
             )
         self.roles, self.config = roles, config
-        self.optimizer = torch.optim.AdamW(roles.parameters("policy"), lr=config.learning_rate, weight_decay=0.0)
+        weights = roles.parameters("policy")
+        self.optimizer = torch.optim.AdamW(weights, lr=config.learning_rate, weight_decay=0.0, fused=True)
         self.parts = Parts(config.micro_batch)
 
     def advantages(self, experience: Experience) -> Tensor:

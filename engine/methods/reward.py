@@ -128,6 +128,7 @@ class FeedbackObjective(Objective[Ranking | Valued]):
     def __init__(self, reward: RewardModel, config: RewardConfig):
         self.reward, self.config = reward, config
         self.role, self.head = reward.members[0]
+        self.encoded: dict[Ranking | Valued, list[list[int]]] = {}  # every epoch sees the same texts
         device = reward.roles.base.device
         # Where one grade ends and the next begins: the first cut, and the gaps between (kept positive).
         self.first_cut = nn.Parameter(torch.tensor(-1.5, device=device))
@@ -148,12 +149,22 @@ class FeedbackObjective(Objective[Ranking | Valued]):
         draws = [random.Random(f"{self.role} {self.config.seed} {e!r}") for e in examples]
         return torch.tensor([[rng.expovariate(1) for _ in range(heads)] for rng in draws])
 
+    def rows(self, example: Ranking | Valued) -> list[list[int]]:
+        """The token ids of each of the example's answers, its prompt before it."""
+        if example not in self.encoded:
+            tokenizer = self.reward.roles.tokenizer
+            if isinstance(example, Ranking):
+                self.encoded[example] = _sequences(tokenizer, example)
+            else:
+                one = sequence(tokenizer, messages_of(example.prompt), example.response, example.finished)
+                self.encoded[example] = [one]
+        return self.encoded[example]
+
     def loss(self, part: list[Ranking | Valued]) -> tuple[Tensor, Figures]:
-        tokenizer, device = self.reward.roles.tokenizer, self.reward.roles.base.device
+        device = self.reward.roles.base.device
         rankings = [e for e in part if isinstance(e, Ranking)]
         rated = [e for e in part if isinstance(e, Valued)]
-        rows = [s for r in rankings for s in _sequences(tokenizer, r)]
-        rows += [sequence(tokenizer, messages_of(v.prompt), v.response, v.finished) for v in rated]
+        rows = [row for example in [*rankings, *rated] for row in self.rows(example)]
         with self.reward.roles.acting(self.role, train=True) as model:
             scores = self.head(last_states(model, *self.reward.pad(rows, self.config.max_length)))
         weights = self._bootstrap([*rankings, *rated]).to(device)

@@ -6,12 +6,14 @@ the same whatever else is in the batch; finished rows leave the batch.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
 
+from engine.models.states import logits_of
 from engine.sampling.settings import Sampling
+from engine.sampling.steps import steps_of
 
 
 @dataclass
@@ -22,6 +24,7 @@ class Rollout:
     response_ids, response_mask, log_probs: [rows, response time], padded on the right. log_probs are of the
     sampled tokens under softmax(logits / temperature), before top-p and top-k.
     finished: [rows], True where the answer ended by itself.
+    states: [rows, response time, width], the hidden states that the tokens were drawn from, where they were kept.
     """
 
     prompt_ids: Tensor
@@ -30,6 +33,7 @@ class Rollout:
     response_mask: Tensor
     log_probs: Tensor
     finished: Tensor
+    states: Tensor | None = None
 
     def tokens(self, row: int) -> list[int]:
         return self.response_ids[row][self.response_mask[row]].tolist()
@@ -74,47 +78,48 @@ def draw(logits: Tensor, uniform: Tensor, sampling: Sampling) -> tuple[Tensor, T
     return token, log_probs.gather(-1, token.unsqueeze(-1)).squeeze(-1)
 
 
+class Step(NamedTuple):
+    """One more token for each of the rows that are still going."""
+
+    rows: list[int]
+    tokens: list[int]
+    log_probs: list[float]
+    states: Tensor  # [rows, width], the hidden states that the tokens were drawn from
+
+
 @torch.no_grad()
 def decode_steps(
     model, prompts: list[list[int]], pad_id: int, stop: list[int], sampling: Sampling, seeds: list[int]
-) -> Iterator[tuple[list[int], list[int], list[float]]]:
-    """Yield (rows, tokens, log-probs) for the rows still going, one step at a time.
+) -> Iterator[Step]:
+    """Yield the rows still going, one token at a time. A row's stop token is its last.
 
-    A row's stop token is its last. `model` is a causal LM in the role that answers.
+    `model` is a causal LM in the role that answers. A prompt that comes more than once is read once.
     """
     device = next(model.parameters()).device
-    ids, mask = pad_left(prompts, pad_id, device)
     uniform = torch.stack(
         [torch.rand(sampling.max_new_tokens, generator=torch.Generator().manual_seed(s)) for s in seeds]
     ).to(device)
-    positions = (mask.long().cumsum(-1) - 1).clamp_min(0)
     stops = torch.tensor(stop, device=device)
     rows = torch.arange(len(prompts), device=device)
     live = torch.ones(len(prompts), dtype=torch.bool, device=device)
-    cache = DynamicCache(config=model.config)
+    different = {tuple(prompt): i for i, prompt in enumerate(dict.fromkeys(map(tuple, prompts)))}
+    hidden, steps = steps_of(model, *pad_left(list(map(list, different)), pad_id, device), sampling.max_new_tokens)
+    if len(different) < len(prompts):
+        copies = torch.tensor([different[tuple(prompt)] for prompt in prompts], device=device)
+        steps.keep(copies)
+        hidden = hidden[copies]
     for step in range(sampling.max_new_tokens):
-        logits = model(
-            input_ids=ids,
-            attention_mask=mask.long(),
-            position_ids=positions,
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-        ).logits[:, -1]
-        tokens, log_probs = draw(logits, uniform[rows, step], sampling)
-        yield rows[live].tolist(), tokens[live].tolist(), log_probs[live].tolist()
+        tokens, log_probs = draw(logits_of(model, hidden), uniform[rows, step], sampling)
+        yield Step(rows[live].tolist(), tokens[live].tolist(), log_probs[live].tolist(), hidden[live])
         live = live & ~torch.isin(tokens, stops)
-        if not live.any():
+        if not live.any() or step + 1 == sampling.max_new_tokens:
             return
         # Leaving costs a copy of the cache, so rows leave when a quarter of the batch is done.
         if live.sum() <= 0.75 * len(live):
-            keep = live.nonzero().squeeze(-1)
-            cache.batch_select_indices(keep)
-            rows, tokens, mask, positions = rows[keep], tokens[keep], mask[keep], positions[keep]
-            live = live[keep]
-        ids = tokens.unsqueeze(-1)
-        positions = positions[:, -1:] + 1
-        mask = torch.cat([mask, torch.ones_like(mask[:, :1])], -1)
+            kept = live.nonzero().squeeze(-1)
+            steps.keep(kept)
+            rows, tokens, live = rows[kept], tokens[kept], live[kept]
+        hidden = steps.next(tokens)
 
 
 def as_rollout(
@@ -141,13 +146,27 @@ def as_rollout(
 
 
 def rollout(
-    model, prompts: list[list[int]], pad_id: int, stop: list[int], sampling: Sampling, seeds: list[int]
+    model,
+    prompts: list[list[int]],
+    pad_id: int,
+    stop: list[int],
+    sampling: Sampling,
+    seeds: list[int],
+    keep_states: bool = False,
 ) -> Rollout:
     """One answer to each prompt; `seeds` has one number a prompt. Shapes as `Rollout` says."""
     tokens: list[list[int]] = [[] for _ in prompts]
     log_probs: list[list[float]] = [[] for _ in prompts]
-    for rows, step_tokens, step_log_probs in decode_steps(model, prompts, pad_id, stop, sampling, seeds):
-        for row, token, log_prob in zip(rows, step_tokens, step_log_probs, strict=True):
+    kept: list[Step] = []
+    for step in decode_steps(model, prompts, pad_id, stop, sampling, seeds):
+        for row, token, log_prob in zip(step.rows, step.tokens, step.log_probs, strict=True):
             tokens[row].append(token)
             log_probs[row].append(log_prob)
-    return as_rollout(prompts, tokens, stop, pad_id, next(model.parameters()).device, log_probs)
+        if keep_states:
+            kept.append(step)
+    drawn = as_rollout(prompts, tokens, stop, pad_id, next(model.parameters()).device, log_probs)
+    if kept:
+        drawn.states = kept[0].states.new_zeros(*drawn.response_mask.shape, kept[0].states.shape[-1])
+        for at, step in enumerate(kept):
+            drawn.states[torch.tensor(step.rows, device=drawn.states.device), at] = step.states
+    return drawn

@@ -83,8 +83,8 @@ class Worker:
         last = 0.0
         with roles.answering(role) as model:
             steps = decode_steps(model, [prompt] * len(seeds), roles.tokenizer.pad_token_id, stops, sampling, seeds)
-            for rows, new, _ in steps:
-                for row, token in zip(rows, new, strict=True):
+            for step in steps:
+                for row, token in zip(step.rows, step.tokens, strict=True):
                     tokens[row].append(token)
                 if request["id"] in self.stopped:
                     break

@@ -72,7 +72,7 @@ def fit(
     groups: AdamW's parameter groups with their peak learning rates. Raises Stopped, the state kept in `checkpoints`,
     where someone asked for that.
     """
-    optimizer = torch.optim.AdamW(groups, weight_decay=config.weight_decay)
+    optimizer = torch.optim.AdamW(groups, weight_decay=config.weight_decay, fused=True)
     trained = [p for group in groups for p in group["params"]]
     peaks = [group["lr"] for group in groups]
     total = config.steps(len(examples))

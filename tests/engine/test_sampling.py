@@ -56,20 +56,15 @@ def test_an_answer_does_not_depend_on_the_batch_it_is_drawn_in():
 def test_answers_stop_at_the_stop_token_and_finished_rows_leave_the_batch():
     model = tiny_model()
     widths = []
-    inner = model.forward
-
-    def spy(*args, **kwargs):
-        widths.append(kwargs["input_ids"].shape[0])
-        return inner(*args, **kwargs)
-
-    model.forward = spy
+    rollout(model, PROMPTS, 0, [1], Sampling(max_new_tokens=2), [0] * 4)  # the first one also looks at the model
+    model.model.embed_tokens.register_forward_hook(lambda _, inputs, out: widths.append(len(inputs[0])))
     prompts = PROMPTS * 8
     drawn = rollout(model, prompts, 0, [1, 3, 9, 17], Sampling(max_new_tokens=40), list(range(32)))
     for row in range(32):
         tokens = drawn.tokens(row)
         assert not set(tokens[:-1]) & {1, 3, 9, 17}
         assert bool(drawn.finished[row]) == (tokens[-1] in {1, 3, 9, 17})
-    assert widths[0] == 32
+    assert widths[:2] == [4, 32]  # each prompt is read once
     assert widths[-1] < 16
 
 
@@ -96,8 +91,8 @@ def test_streaming_gives_the_tokens_of_a_rollout_step_by_step():
     model = tiny_model()
     sampling = Sampling(max_new_tokens=10)
     rows: dict[int, list[int]] = {0: [], 1: []}
-    for live, tokens, _ in decode_steps(model, PROMPTS[:2], 0, [1], sampling, [5, 6]):
-        for row, token in zip(live, tokens, strict=True):
+    for step in decode_steps(model, PROMPTS[:2], 0, [1], sampling, [5, 6]):
+        for row, token in zip(step.rows, step.tokens, strict=True):
             rows[row].append(token)
     drawn = rollout(model, PROMPTS[:2], 0, [1], sampling, [5, 6])
     assert rows == {0: drawn.tokens(0), 1: drawn.tokens(1)}
