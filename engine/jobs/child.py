@@ -26,6 +26,8 @@ HEARTBEAT = 2.0  # seconds
 class StoreContext:
     """A run's context (`engine.training.context.Context`) that writes to the store."""
 
+    watched = True
+
     def __init__(self, store: Store, run_id: int):
         self.store = store
         self.run_id = run_id

@@ -177,7 +177,7 @@ def train_online(
         if config.select_every and ((update + 1) % config.select_every == 0 or update + 1 == config.updates):
             figures["held_out_reward"] = best.look()
         context.metrics(stage, update + 1, figures)
-        if update % SHOWN_EVERY == 0 or update == config.updates - 1:
+        if context.watched and (update % SHOWN_EVERY == 0 or update == config.updates - 1):
             _show(roles, scorer, conversations[:SHOWN], config, update + 1, context)
         if (update + 1) % CHECKPOINT_EVERY == 0 or update + 1 == config.updates:
             save(update + 1)

@@ -17,6 +17,8 @@ class Paused(Stopped):
 class Context(Protocol):
     """A run as a method sees it. `engine.jobs` has the one that writes to the store."""
 
+    watched: bool  # whether someone looks at samples, which take time to write
+
     def stage(self, name: str, done: int, total: int) -> None:
         """Where the run is. Raises Stopped or Paused where someone asked for that."""
 
@@ -29,6 +31,8 @@ class Context(Protocol):
 
 class Silent:
     """A context that keeps nothing, for scripts and tests."""
+
+    watched = False
 
     def stage(self, name: str, done: int, total: int) -> None:
         pass
