@@ -164,10 +164,11 @@ class FeedbackObjective(Objective[Ranking | Valued]):
         device = self.reward.roles.base.device
         rankings = [e for e in part if isinstance(e, Ranking)]
         rated = [e for e in part if isinstance(e, Valued)]
-        rows = [row for example in [*rankings, *rated] for row in self.rows(example)]
+        examples: list[Ranking | Valued] = [*rankings, *rated]
+        rows = [row for example in examples for row in self.rows(example)]
         with self.reward.roles.acting(self.role, train=True) as model:
             scores = self.head(last_states(model, *self.reward.pad(rows, self.config.max_length)))
-        weights = self._bootstrap([*rankings, *rated]).to(device)
+        weights = self._bootstrap(examples).to(device)
         total = scores.sum() * 0
         figures: Figures = {}
         if rankings:

@@ -74,9 +74,9 @@ class _Narrow:
 def _last_block_for(model: Any, needed: Tensor) -> Iterator[None]:
     """Have the last block compute for the tokens `needed` alone what no other token needs: queries, what becomes of
     attention's result, and the MLP."""
-    blocks = getattr(model.get_decoder(), "layers", None)
-    last = blocks[-1] if blocks else nn.Module()
-    parts = [last.mlp, last.self_attn.q_proj, last.self_attn.o_proj] if _is_plain(last) else []
+    blocks: list[Any] = list(getattr(model.get_decoder(), "layers", []))
+    plain = [[b.mlp, b.self_attn.q_proj, b.self_attn.o_proj] for b in blocks[-1:] if _is_plain(b)]
+    parts = plain[0] if plain else []
     narrowed = [_Narrow(part, needed) for part in parts]
     try:
         yield

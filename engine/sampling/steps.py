@@ -64,9 +64,8 @@ class LeanSteps:
         self.width = own.mask.shape[-1]  # of the cache, so far
         self.positions = own.positions[:, -1]
         self.mask = nn.functional.pad(own.mask, (0, room), value=True)
-        self.cache = [
-            [nn.functional.pad(x, (0, 0, 0, room)) for x in (layer.keys, layer.values)] for layer in own.cache.layers
-        ]
+        layers: list[Any] = own.cache.layers
+        self.cache = [[nn.functional.pad(x, (0, 0, 0, room)) for x in (layer.keys, layer.values)] for layer in layers]
         last = int(self.positions.max()) + room
         tables = decoder.rotary_emb(self.cache[0][0], torch.arange(last + 1, device=own.mask.device).unsqueeze(0))
         self.cos, self.sin = (table[0] for table in tables)  # [positions, width of a head]
@@ -81,7 +80,6 @@ class LeanSteps:
         self.positions = self.positions + 1
         at, self.width = self.width, self.width + 1
         cos, sin = (table[self.positions].unsqueeze(1) for table in (self.cos, self.sin))
-        # Rows without padding need no mask.
         mask = self.mask[:, None, None, : self.width]
         x = self.embed(tokens)
         for block, (keys, values) in zip(self.blocks, self.cache, strict=True):
@@ -132,7 +130,7 @@ def _is_plain(model: Any) -> bool:
     decoder, config = model.get_decoder(), model.config.get_text_config()
     if _children(decoder) != {"embed_tokens", "layers", "norm", "rotary_emb"}:
         return False
-    if set(getattr(config, "layer_types", None) or []) - {"full_attention"} or config._attn_implementation != "sdpa":
+    if config._attn_implementation != "sdpa":
         return False
     if getattr(decoder.rotary_emb, "rope_type", "dynamic") in ("dynamic", "longrope"):
         return False  # angles that change as a row grows
@@ -168,7 +166,8 @@ def steps_of(model: Any, ids: Tensor, mask: Tensor, room: int) -> tuple[Tensor, 
     """(last hidden states [rows, width] after the prompts `ids` [rows, time], padded on the left as `mask` says; what
     goes on from there, for `room` tokens at most)."""
     own = OwnSteps(model, ids, mask)
-    if not _is_plain(model):
+    # A window's cache forgets, so it cannot be given room.
+    if not _is_plain(model) or any(getattr(layer, "is_sliding", True) for layer in own.cache.layers):
         return own.first, own
     if model not in _able:
         _able[model] = _same(model)

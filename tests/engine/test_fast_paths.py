@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import transformers
 
 from engine.methods import losses
 from engine.methods.online import gather
@@ -9,7 +10,10 @@ from engine.methods.ppo import PPO
 from engine.methods.reward import RewardModel
 from engine.methods.settings import PPOConfig
 from engine.models import states
+from engine.models.layout import lay_out
 from engine.models.roles import ScalarHead
+from engine.models.token_log_probs import token_log_probs
+from engine.sampling.steps import LeanSteps, OwnSteps, steps_of
 from tests.engine.toys import TokenScorer
 
 PROMPTS = [[5, 6, 7, 8, 9, 10, 11], [4], [12, 3], [7, 7, 7, 7], [9, 4, 5], [6]]
@@ -152,3 +156,126 @@ def test_rows_longer_than_a_window_are_padded(family_roles, monkeypatch):
     monkeypatch.setattr(config, "sliding_window", 8, raising=False)
     assert states._fits_side_by_side(family_roles.base.model, 8, family_roles.base.device)
     assert not states._fits_side_by_side(family_roles.base.model, 9, family_roles.base.device)
+
+
+def rows_of(lists, width=9):
+    """(ids, mask) [rows, time] with some rows padded on the left and some on the right."""
+    ids = torch.zeros(len(lists), width, dtype=torch.long)
+    mask = torch.zeros_like(ids, dtype=torch.bool)
+    for i, row in enumerate(lists):
+        start = 0 if i % 2 else width - len(row)
+        ids[i, start : start + len(row)] = torch.tensor(row)
+        mask[i, start : start + len(row)] = True
+    return ids, mask
+
+
+ALIKE = [[5, 6, 7, 8], [5, 6, 9], [4, 6, 7], [5, 6, 7, 8, 9, 3], [5], [5, 6, 7, 8], [12, 3, 3, 3, 3, 3, 4], [4, 6]]
+
+
+def test_what_rows_begin_alike_with_is_laid_out_once():
+    layout = lay_out(*rows_of(ALIKE))
+    beginnings = {tuple(row[: i + 1]) for row in ALIKE for i in range(len(row))}
+    assert len(layout.ids) == len(beginnings) < sum(map(len, ALIKE))
+    _, mask = rows_of(ALIKE)
+    for row, nodes, kept in zip(ALIKE, layout.nodes, mask, strict=True):
+        assert layout.ids[nodes[kept]].tolist() == row
+        assert layout.positions[nodes[kept]].tolist() == list(range(len(row)))
+    sources = torch.cat([group.sources.flatten() for group in layout.groups])
+    assert sources[layout.cells].tolist() == list(range(len(layout.ids)))  # where attention's result is picked up
+
+
+def test_states_and_gradients_of_rows_that_begin_alike(family_roles):
+    roles = family_roles
+    shaken(roles, "policy")
+    ids, mask = rows_of(ALIKE)
+    wanted = mask & (torch.rand(mask.shape, generator=torch.Generator().manual_seed(4)) < 0.4)
+    trained = roles.parameters("policy")
+    with roles.acting("policy", train=True) as model:
+        found = states.real_states(model, ids, mask, wanted)
+        plain = states._padded(model, ids, mask, wanted)
+        weights = torch.randn(found.shape, generator=torch.Generator().manual_seed(5))
+        gradients = [torch.autograd.grad((weights * x.square()).sum(), trained) for x in (found, plain)]
+    assert torch.allclose(found, plain, atol=1e-4)
+    scale = max(float(g.abs().max()) for g in gradients[1])
+    for a, b in zip(*gradients, strict=True):
+        assert torch.allclose(a, b, atol=1e-5 * max(scale, 1))
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_token_log_probs_and_their_gradient(family_roles, temperature):
+    model = family_roles.base.model
+    family_roles.base.model.get_output_embeddings().requires_grad_(False)
+    hidden = torch.randn(6, family_roles.width, requires_grad=True)
+    ids = torch.tensor([3, 1, 0, 31, 7, 7])
+    weights = torch.tensor([1.0, -2.0, 0.5, 0.0, 3.0, 1.0])
+    fast = token_log_probs(model, hidden, ids, temperature)
+    assert type(fast.grad_fn).__name__ == "_LogProbsBackward"
+    plain = torch.log_softmax(model.get_output_embeddings()(hidden) / temperature, -1)[torch.arange(6), ids]
+    assert torch.allclose(fast, plain, atol=1e-5)
+    fast_gradient, gradient = (torch.autograd.grad((weights * x).sum(), hidden)[0] for x in (fast, plain))
+    assert torch.allclose(fast_gradient, gradient, atol=1e-5 * float(gradient.abs().max()))
+
+
+def test_log_probs_of_improbable_tokens_stay_finite(tiny_roles):
+    tiny_roles.add("policy")
+    hidden = 1e3 * torch.randn(4, tiny_roles.width)
+    logits = tiny_roles.base.model.get_output_embeddings()(hidden)
+    least = logits.argmin(-1)
+    found = token_log_probs(tiny_roles.base.model, hidden, least)
+    assert torch.isfinite(found).all()
+    assert torch.allclose(found, torch.log_softmax(logits, -1)[torch.arange(4), least])
+
+
+def tiny(name, **more):
+    """A random model of a family; its biases are not zero."""
+    torch.manual_seed(0)
+    config = getattr(transformers, f"{name}Config")(
+        vocab_size=64, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, pad_token_id=0, bos_token_id=1, eos_token_id=2, **more,
+    )  # fmt: skip
+    model = getattr(transformers, f"{name}ForCausalLM")(config).eval()
+    with torch.no_grad():
+        for p in model.parameters():
+            p.mul_(6) if p.dim() > 1 else p.add_(0.3)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("name", "more", "lean"),
+    [
+        ("Llama", {}, True),
+        ("Llama", {"attention_bias": True, "mlp_bias": True}, True),
+        ("Qwen2", {}, True),
+        ("Mistral", {"sliding_window": None}, True),
+        ("Mistral", {"sliding_window": 4}, False),
+        ("Granite", {"residual_multiplier": 0.5}, False),
+        ("Qwen3", {"head_dim": 8}, False),
+    ],
+)
+def test_lean_steps_are_the_models_own(name, more, lean):
+    model = tiny(name, **more)
+    ids = torch.arange(3, 15).view(3, 4)
+    mask = torch.ones_like(ids, dtype=torch.bool)
+    mask[1, :2] = False
+    with torch.no_grad():
+        first, steps = steps_of(model, ids, mask, room=6)
+        own = OwnSteps(model, ids, mask)
+        assert isinstance(steps, LeanSteps) == lean
+        assert torch.equal(first, own.first)
+        for rows in (torch.tensor([0, 1, 2]), torch.tensor([2, 2, 0, 1]), torch.tensor([3, 1])):
+            steps.keep(rows)
+            own.keep(rows)
+            for token in (5, 40):
+                tokens = torch.arange(token, token + len(rows))
+                expected = own.next(tokens)
+                assert torch.allclose(steps.next(tokens), expected, atol=1e-4 * float(expected.abs().max()))
+
+
+def test_steps_of_a_model_with_an_adapter_on_are_its_own(tiny_roles):
+    tiny_roles.add("policy")
+    ids = torch.arange(3, 11).view(2, 4)
+    with torch.no_grad():
+        with tiny_roles.acting("policy") as model:
+            assert isinstance(steps_of(model, ids, torch.ones_like(ids).bool(), 2)[1], OwnSteps)
+        with tiny_roles.answering("policy") as model:
+            assert isinstance(steps_of(model, ids, torch.ones_like(ids).bool(), 2)[1], LeanSteps)
