@@ -2,10 +2,10 @@
 
     python benchmarks/estimate.py
 
-Memory: PPO on random Llamas of several shapes, each in a process of its own; measured is the highest resident memory
-above that before the model was loaded. Answers as good as never end, so their length is known.
-
-Time: one run of Improve on the built-in model, then others with other settings, whose time is told from the first.
+PPO on random Llamas of several shapes, each in a process of its own. Answers as good as never end, so their length is
+known. Memory measured is the highest resident memory above that before the model was loaded; time is told from the
+machine's speed. Then one run of Improve on the built-in model, told from the machine's speed, and others with other
+settings, told from the first.
 """
 
 import json
@@ -23,7 +23,7 @@ EPISODES, MINIBATCHES, NEW_TOKENS = 32, 2, 64
 
 
 def measure(width: int, layers: int) -> dict:
-    """Bytes estimated and measured of a PPO run of two updates."""
+    """Bytes and seconds estimated and measured of a PPO run of two updates."""
     from engine.estimate import memory, shape_of
     from engine.jobs.config import read_config
     from engine.methods.ppo import train_ppo
@@ -31,6 +31,7 @@ def measure(width: int, layers: int) -> dict:
     from engine.models.load import load_base
     from engine.models.roles import Roles
     from engine.prompts import load_prompts
+    from engine.timing import Clock, machine_speed
 
     class Lengths:
         def scores(self, answers):
@@ -48,10 +49,14 @@ def measure(width: int, layers: int) -> dict:
         roles = Roles(load_base(folder))
         roles.add("policy", rank=config.ppo.rank)
         prompts = [[{"role": "user", "content": p}] for p in load_prompts("everyday")]
+        shape = shape_of(Path(folder))
+        told = Clock(shape, machine_speed(), 13, NEW_TOKENS).stage(config, "ppo", 0)
+        started = time.perf_counter()
         train_ppo(roles, Lengths(), prompts, config.ppo)
+        taken = time.perf_counter() - started
         measured = (peak() - before) * 2**20
-        estimated = memory(shape_of(Path(folder)), config, "ppo", "float32", prompt=13, answer=NEW_TOKENS)
-    return {"measured": measured, **estimated}
+        estimated = memory(shape, config, "ppo", "float32", prompt=13, answer=NEW_TOKENS)
+    return {"measured": measured, **estimated, "told": told * 1e6, "taken": taken * 1e6}
 
 
 OTHERS = {
@@ -87,10 +92,14 @@ def times() -> None:
 
         def told(config: dict) -> float:
             settings = engine.read_config(config)
-            return engine.estimates.seconds(store, "improve", settings, base.fingerprint, feedback) or 0.0
+            return engine.timing.seconds(store, "improve", settings, base.fingerprint, feedback) or 0.0
 
         usual = ["ppo.updates=6", "compare.prompts=32"]
-        run(engine.parse_settings(usual))
+        first, shape = engine.read_config(engine.parse_settings(usual)), engine.estimates.shape_of(base.path)
+        estimate = engine.timing.first_seconds(store, "improve", first, shape, feedback) or 0.0
+        taken = run(engine.parse_settings(usual))
+        ratio = estimate / taken
+        line("time estimate before any run, s", estimate, taken, ratio, "within 30%", abs(ratio - 1) <= 0.3)
         configs = {name: engine.parse_settings([*usual, *settings]) for name, settings in OTHERS.items()}
         for name, estimate in [(name, told(config)) for name, config in configs.items()]:
             taken = run(configs[name])
@@ -113,6 +122,9 @@ def main(shape: str | None) -> None:
         ratio = found["total"] / found["measured"]
         held = abs(ratio - 1) <= 0.15
         line(f"memory estimate, {name}, MB", found["total"] / 1e6, found["measured"] / 1e6, ratio, "within 15%", held)
+        ratio = found["told"] / found["taken"]
+        held = abs(ratio - 1) <= 0.3
+        line(f"time estimate, {name}, s", found["told"] / 1e6, found["taken"] / 1e6, ratio, "within 30%", held)
     times()
 
 

@@ -16,6 +16,7 @@ _MODULES = {
     "labelling": "engine.store.labelling",
     "shelf": "engine.shelf",
     "estimates": "engine.estimate",
+    "timing": "engine.timing",
     "quality": "engine.store.quality",
     "browsing": "engine.store.browse",
 }

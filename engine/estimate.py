@@ -1,4 +1,4 @@
-"""What a run will need before it starts: memory from the model's shape and the settings, time from runs before it.
+"""What memory a run will need, from the model's shape and the settings.
 
 Needs no torch.
 
@@ -14,9 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from engine.errors import UserError
-from engine.jobs.config import RunConfig, read_config
-from engine.store import runs
-from engine.store.db import Store
+from engine.jobs.config import RunConfig
 
 PROMPT = 32  # tokens of a prompt, where nothing is known of it
 ANSWERED = 0.5  # share of the longest answer that an answer takes, where nothing is known of it
@@ -184,37 +182,3 @@ def fitted(shape: Shape, config: RunConfig, stages: Sequence[str], usual: str, f
             break
     chosen = {s: replace(getattr(config, s), micro_batch=1 if size is None else size) for s, size in parts.items()}
     return replace(config, precision=precision, **chosen), None not in parts.values()
-
-
-def work(config: RunConfig, stage: str, feedback: int) -> float:
-    """How much a stage does, in units that only compare with themselves. feedback: pieces it learns from."""
-    if stage in ("ppo", "reinforce"):
-        settings = getattr(config, stage)
-        # An answer is written once, read by reference, reward and value once each, and twice (there and back) an epoch.
-        return settings.updates * settings.episodes * (4 + 2 * settings.epochs)
-    if stage == "compare":
-        return config.compare.prompts
-    if stage in ("reward", "sft", "dpo", "kto", "ilql"):
-        settings = getattr(config, stage)
-        return settings.steps(max(feedback, 1)) * settings.batch
-    return 1.0
-
-
-def seconds(store: Store, method: str, config: RunConfig, base_fingerprint: str, feedback: int) -> float | None:
-    """How long a run will take, from the newest finished run of the method on the same base; None without one."""
-    row = store.row(
-        "SELECT r.id, r.config FROM runs r JOIN model_versions v ON v.id = r.parent_version_id "
-        "WHERE r.method = ? AND r.status = 'finished' AND v.base_fingerprint = ? ORDER BY r.id DESC LIMIT 1",
-        method,
-        base_fingerprint,
-    )
-    if row is None:
-        return None
-    before = read_config(json.loads(row["config"]))
-    used = store.rows("SELECT count(*) AS n FROM run_feedback WHERE run_id = ?", row["id"])[0]["n"]
-    total = 0.0
-    for stage in runs.stages_of(store, row["id"]):
-        if stage["ended"]:
-            ratio = work(config, stage["name"], feedback) / work(before, stage["name"], used)
-            total += (stage["ended"] - stage["started"]) * ratio
-    return total

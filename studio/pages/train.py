@@ -225,18 +225,22 @@ def build(session: Session) -> None:
         free = machine["total"] - machine["used"]
         feedback = counts["ranking"] + counts["edit"] + counts["rating"]
         stages = engine.estimates.stages_of(method)
-        needs = None
+        needs = first = None
         if stages:
             try:
                 shape = engine.estimates.shape_of(engine.find_base(version["base"]))
                 config, _ = engine.estimates.fitted(shape, config, stages, engine.usual_precision(device), free * 1e9)
                 needs = engine.estimates.most(shape, config, stages)
+                if device == "cpu":
+                    first = engine.timing.first_seconds(session.store, method, config, shape, feedback)
             except (engine.UserError, KeyError):
                 pass  # of a kind that cannot be estimated
+        known = engine.timing.seconds(session.store, method, config, version["base_fingerprint"], feedback)
         return {
             "gigabytes": None if needs is None else needs / 1e9 + LIBRARIES,
             "free": free,
-            "seconds": engine.estimates.seconds(session.store, method, config, version["base_fingerprint"], feedback),
+            "seconds": first if known is None else known,
+            "judged": "last run" if known is not None else "machine",
         }
 
     def quality() -> dict:

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 import engine
-from engine import estimate
+from engine import estimate, timing
 from engine.jobs.config import read_config
 from engine.store import runs
 
@@ -41,15 +41,15 @@ def test_an_unknown_model_is_said_to_be_unknown(tmp_path):
 def test_time_is_scaled_from_the_last_run_of_the_kind(store, base_version):
     fingerprint = engine.versions.get_version(store, base_version)["base_fingerprint"]
     config = read_config({"ppo": {"updates": 10}})
-    assert estimate.seconds(store, "improve", config, fingerprint, 50) is None
+    assert timing.seconds(store, "improve", config, fingerprint, 50) is None
     run = runs.add_run(store, "improve", config.as_dict(), base_version)
     for name, start, end in (("load", 0, 5), ("ppo", 5, 105)):
         store.db.execute("INSERT INTO stages VALUES (?, ?, ?, ?)", (run, name, start, end))
     store.update("runs", run, status="finished")
-    assert estimate.seconds(store, "improve", config, fingerprint, 50) == pytest.approx(105)
+    assert timing.seconds(store, "improve", config, fingerprint, 50) == pytest.approx(105)
     twice = read_config({"ppo": {"updates": 20}})
-    assert estimate.seconds(store, "improve", twice, fingerprint, 50) == pytest.approx(205)
-    assert estimate.seconds(store, "improve", config, "another", 50) is None
+    assert timing.seconds(store, "improve", twice, fingerprint, 50) == pytest.approx(205)
+    assert timing.seconds(store, "improve", config, "another", 50) is None
 
 
 @pytest.mark.parametrize(("free", "precision"), [(400e9, "bf16"), (40e9, "bf16"), (14e9, "nf4")])
@@ -73,3 +73,18 @@ def test_a_precision_that_was_set_stays_and_parts_get_smaller_only_where_they_mu
     assert not fits and (config.precision, config.ppo.micro_batch) == ("float32", 1)
     config, fits = estimate.fitted(estimate.KNOWN["Qwen2.5-0.5B"], given, ("ppo",), "bf16", 14e9)
     assert fits and config == given
+
+
+def test_time_is_told_before_the_first_run_from_what_there_is_to_do(store, pocket_base):
+    shape = estimate.shape_of(pocket_base.path)
+
+    def told(method="improve", feedback=50, **settings):
+        return timing.first_seconds(store, method, read_config(settings), shape, feedback)
+
+    usual, more = told(), told(ppo={"updates": 140})
+    assert 20 < usual < 2000  # on any machine that is used
+    assert more - usual == pytest.approx(told("ppo", ppo={"updates": 140}) - told("ppo"))
+    assert told("ppo", ppo={"updates": 140}) == pytest.approx(140 / read_config({}).ppo.updates * told("ppo"))
+    assert told(ppo={"epochs": 8}) > 1.3 * usual
+    assert told("dpo", 200) == pytest.approx(2 * told("dpo", 100), rel=0.1)
+    assert told("pretrain") is None

@@ -1,0 +1,123 @@
+"""How long a run will take, before it starts. Needs no torch.
+
+From the newest finished run of its method on its base, scaled by how much work there is. Before the first one, on a
+CPU, from the model's shape and how fast this machine multiplies matrices: arithmetic, and what each block costs
+however little there is to compute.
+"""
+
+import json
+import os
+import time
+from functools import cache
+
+import numpy as np
+
+from engine.estimate import ANSWERED, PROMPT, Shape
+from engine.jobs.config import RunConfig, read_config
+from engine.store import runs
+from engine.store.db import Store
+
+# Fitted to runs of models of 3 to 60 million parameters (benchmarks/estimate.py).
+REACHED = 0.6  # share of the machine's speed that passes reach
+BLOCK_PASS, BLOCK_STEP = 2e-3, 0.5e-3  # seconds a block takes in a pass and in a sampling step, beside arithmetic
+THERE_AND_BACK = 2.3  # a pass with gradients against one without; frozen weights take none
+LONGEST = 2.5  # the longest of a batch's answers against their mean
+
+
+def work(config: RunConfig, stage: str, feedback: int) -> float:
+    """How much a stage does, in units that only compare with themselves. feedback: pieces it learns from."""
+    if stage in ("ppo", "reinforce"):
+        settings = getattr(config, stage)
+        # An answer is written once, read by reference and reward once each, and twice (there and back) an epoch.
+        return settings.updates * settings.episodes * (3 + 2 * settings.epochs)
+    if stage == "compare":
+        return config.compare.prompts
+    if stage in ("reward", "sft", "dpo", "kto", "ilql"):
+        settings = getattr(config, stage)
+        return settings.steps(max(feedback, 1)) * settings.batch
+    return 1.0
+
+
+def seconds(store: Store, method: str, config: RunConfig, base_fingerprint: str, feedback: int) -> float | None:
+    """How long a run will take, from the newest finished run of the method on the same base; None without one."""
+    row = store.row(
+        "SELECT r.id, r.config FROM runs r JOIN model_versions v ON v.id = r.parent_version_id "
+        "WHERE r.method = ? AND r.status = 'finished' AND v.base_fingerprint = ? ORDER BY r.id DESC LIMIT 1",
+        method,
+        base_fingerprint,
+    )
+    if row is None:
+        return None
+    before = read_config(json.loads(row["config"]))
+    used = store.rows("SELECT count(*) AS n FROM run_feedback WHERE run_id = ?", row["id"])[0]["n"]
+    total = 0.0
+    for stage in runs.stages_of(store, row["id"]):
+        if stage["ended"]:
+            ratio = work(config, stage["name"], feedback) / work(before, stage["name"], used)
+            total += (stage["ended"] - stage["started"]) * ratio
+    return total
+
+
+@cache
+def machine_speed() -> float:
+    """float32 operations a second in a product of two large matrices on all cores: the best of a few."""
+    a = np.ones((1024, 1024), np.float32)
+    best = float("inf")
+    for _ in range(4):
+        started = time.perf_counter()
+        a @ a
+        best = min(best, time.perf_counter() - started)
+    return 2 * 1024**3 / best
+
+
+def lengths(store: Store) -> tuple[int, int]:
+    """(tokens of a prompt, tokens of an answer) on average in the store; 0 for what is not known. A prompt's tokens
+    are a quarter of its letters."""
+    row = store.row("SELECT (SELECT avg(length(text)) / 4 FROM prompts) AS p, (SELECT avg(tokens) FROM responses) AS a")
+    return (int(row["p"] or 0), int(row["a"] or 0)) if row else (0, 0)
+
+
+class Clock:
+    """What a CPU of `speed` operations a second takes for passes and answers of a model."""
+
+    def __init__(self, shape: Shape, speed: float, prompt: int = 0, answer: int = 0):
+        self.shape, self.speed = shape, speed * REACHED
+        self.prompt, self.answer = prompt or PROMPT, answer
+
+    def passing(self, rows: int, heads: bool = True, train: bool = False) -> float:
+        """One pass over `rows` prompts with their answers; `heads`, to the vocabulary too."""
+        blocks = self.shape.parameters - self.shape.embedding
+        numbers = rows * (
+            blocks * (self.prompt + self.answer) + heads * self.shape.vocabulary * self.shape.width * self.answer
+        )
+        return (2 * numbers / self.speed + self.shape.layers * BLOCK_PASS) * (THERE_AND_BACK if train else 1)
+
+    def answering(self, rows: int, longest: int) -> float:
+        """Writing an answer to each of `rows` prompts at once."""
+        steps = min(longest, LONGEST * self.answer)
+        numbers = rows * (self.prompt + self.answer) * (self.shape.parameters)
+        return 2 * numbers / self.speed + steps * self.shape.layers * BLOCK_STEP
+
+    def stage(self, config: RunConfig, name: str, feedback: int) -> float:
+        settings = getattr(config, name)
+        if name == "compare":
+            return 2 * self.answering(settings.prompts, config.ppo.max_new_tokens) + 2 * self.passing(settings.prompts)
+        if name in ("ppo", "reinforce"):
+            parts = settings.epochs * settings.minibatches
+            learning = parts * self.passing(settings.episodes // settings.minibatches, train=True)
+            read = self.passing(settings.episodes) + self.passing(settings.episodes, heads=False)
+            return settings.updates * (self.answering(settings.episodes, settings.max_new_tokens) + read + learning)
+        answers = 4 if name == "reward" else 1
+        one = self.passing(settings.batch * answers, heads=name != "reward", train=True)
+        return settings.steps(max(feedback, 1)) * one
+
+
+def first_seconds(store: Store, method: str, config: RunConfig, shape: Shape, feedback: int) -> float | None:
+    """How long a run on this machine's CPU will take, no run before it; None where its method has no estimate."""
+    stages = {"improve": ("reward", "ppo", "compare")}.get(method, (method,))
+    if not all(hasattr(config, stage) for stage in stages) or method == "pretrain":
+        return None
+    prompt, answer = lengths(store)
+    speed = machine_speed() * (min(1.0, config.threads / (os.cpu_count() or 1)) if config.threads else 1.0)
+    clock = Clock(shape, speed, prompt, answer or int(ANSWERED * config.ppo.max_new_tokens))
+    return sum(clock.stage(config, stage, feedback) for stage in stages)
