@@ -33,6 +33,7 @@ class RunConfig:
     """Everything a run was told. What is nested are the settings of the stage of that name."""
 
     precision: str = setting("auto", "float32, bf16 or nf4 weights; auto chooses for this machine.")
+    tf32: bool = setting(True, "On a GPU that can, float32 products are of numbers rounded to TF32: faster.")
     threads: Natural = setting(0, "CPU threads; 0 for as many as torch finds.")
     reward_model: int | None = setting(None, "The version that scores for PPO and the policy gradient; the newest.")
     reward_function: str | None = setting(None, "file.py:name, scores in place of a reward model.")

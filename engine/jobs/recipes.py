@@ -1,7 +1,7 @@
 """What each kind of run does, from the store to the store."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -79,8 +79,13 @@ def load_roles(job: Job) -> tuple[Roles, str | None]:
     job.context.stage("load", 0, 1)
     if job.config.threads:
         torch.set_num_threads(job.config.threads)
+    if begun := job.run["result"].get("precision"):
+        job.config = replace(job.config, precision=begun)  # a run that goes on is the run that it was
     fit_to_machine(job)
     base = load_base(job.parent["base"], job.config.precision)
+    job.keep({"precision": base.precision})
+    if job.config.tf32 and base.device.type == "cuda":
+        torch.set_float32_matmul_precision("high")
     if base.fingerprint != job.parent["base_fingerprint"]:
         raise UserError(
             f"The base {job.parent['base']} has changed since {job.parent['name']} was made "

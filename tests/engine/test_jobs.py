@@ -8,10 +8,11 @@ import pytest
 import torch
 
 import engine
-from engine.jobs import launch
+from engine.jobs import launch, recipes
 from engine.methods.reward import RewardModel
 from engine.models.roles import ScalarHead
 from engine.store import comparisons, conversations, feedback, models, runs
+from engine.training.context import Silent
 
 SHORT = [
     "reward.epochs=1",
@@ -225,6 +226,19 @@ def test_a_base_that_changed_is_refused_with_the_reason(workspace, store, ranked
     run = until(workspace, store, run_id, ended)
     assert run["status"] == "failed"
     assert "has changed" in run["reason"]
+
+
+def test_a_run_that_goes_on_keeps_the_precision_it_began_with(workspace, store, ranked, monkeypatch):
+    run_id = runs.add_run(store, "improve", engine.parse_settings(SHORT), ranked)
+    begun = recipes.Job(workspace, store, runs.get_run(store, run_id), Silent())
+    roles, _ = recipes.load_roles(begun)
+    assert begun.run["result"]["precision"] == roles.base.precision == "float32"
+    monkeypatch.setattr(recipes, "free_memory", lambda device: 1.0)  # now there would be room for NF4 at most
+    fresh = recipes.Job(workspace, store, {**begun.run, "result": {}}, Silent())
+    recipes.fit_to_machine(fresh)
+    assert fresh.config.precision == "nf4"
+    again = recipes.Job(workspace, store, runs.get_run(store, run_id), Silent())
+    assert recipes.load_roles(again)[0].base.precision == "float32"
 
 
 def test_settings_are_checked_before_anything_starts():
