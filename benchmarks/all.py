@@ -39,7 +39,7 @@ def main() -> None:
     click.echo("\n| work | ours | theirs | ratio | target | held |\n|" + " --- |" * 6)
     for row in rows:
         cells = [row["work"], f"{row['ours']:.4g}", f"{row['theirs']:.4g}", f"{row['ratio']:.2f}", row["target"]]
-        click.echo("| " + " | ".join([*cells, "yes" if row["held"] else "no"]) + " |")
+        click.echo("| " + " | ".join([*cells, {True: "yes", False: "no", None: "–"}[row["held"]]]) + " |")
 
 
 if __name__ == "__main__":

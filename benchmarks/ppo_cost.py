@@ -1,4 +1,4 @@
-"""Where a PPO update's time goes, and how it grows as the work grows.
+"""Where a PPO update's time goes, how near it is to what the machine can do, and how it grows as the work grows.
 
     python benchmarks/ppo_cost.py
 
@@ -8,6 +8,7 @@ On random Llamas whose answers as good as never end, so that their length is kno
 import tempfile
 import time
 from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 import click
 import torch
 from sides import line
+from torch.utils.flop_counter import FlopCounterMode
 
 from engine.methods import online, ppo
 from engine.methods.online import train_online
@@ -92,8 +94,40 @@ def share_outside() -> float:
     return 1 - sum(spent.values()) / whole
 
 
+def operations(work: Callable[[], Any]) -> tuple[float, float]:
+    """(operations in matrix products and attention, seconds) of `work`, which is done twice."""
+    work()
+    started = time.perf_counter()
+    work()
+    taken = time.perf_counter() - started
+    with FlopCounterMode(display=False) as counter:
+        work()
+    return float(counter.get_total_flops()), taken
+
+
+def reached(name: str, layers: int | None) -> None:
+    """How near an update comes to the bound: its operations at the speed of one large product."""
+    a = torch.ones(2048, 2048)
+    peak = max(2 * 2048**3 / operations(lambda: a @ a)[1] for _ in range(3))
+    config = PPOConfig(updates=1, episodes=32, max_new_tokens=48)
+    with tempfile.TemporaryDirectory() as folder:
+        if layers:
+            roles, reward = setting(Path(folder), layers)
+        else:
+            roles = Roles(load_base("pocket"))
+            for role in ("policy", "reward"):
+                roles.add(role)
+            reward = RewardModel(roles, [("reward", ScalarHead(roles.width))])
+        learner = PPO(roles, config)
+        count, taken = operations(lambda: train_online("ppo", roles, learner, reward, ASKED[:64], config))
+    speed = count / taken
+    line(f"PPO, {name}, GFLOP/s, against a large product's", speed / 1e9, peak / 1e9, speed / peak, "its bound", None)
+
+
 @click.command()
 def main() -> None:
+    reached("answers that end", None)
+    reached("fixed length", 5)
     share = share_outside()
     line("PPO, share outside passes and sampling", share, 1.0, share, "at most 0.10", share <= 0.10)
     usual = seconds(**USUAL)

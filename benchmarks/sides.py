@@ -45,8 +45,8 @@ def peak() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def line(work: str, ours: float, theirs: float, ratio: float, target: str, held: bool, **more: Any) -> dict:
-    """One row of the table of `make bench`, printed as JSON."""
+def line(work: str, ours: float, theirs: float, ratio: float, target: str, held: bool | None, **more: Any) -> dict:
+    """One row of the table of `make bench`, printed as JSON; held is None where nothing is to be held."""
     row = {"work": work, "ours": round(ours, 3), "theirs": round(theirs, 3), "ratio": round(ratio, 3), "target": target,
            "held": held, **more}  # fmt: skip
     print(json.dumps(row), flush=True)
