@@ -14,18 +14,12 @@ from torch import Tensor
 GROUPS, GROUP = 4, 4  # attention sees rows in so many groups of like length at most, of so many rows at least
 
 
-class Group(NamedTuple):
-    """Rows that attention sees together: `sources` [rows, width] says which token of the long row is in each cell."""
-
-    sources: Tensor
-
-
 class Layout(NamedTuple):
     """One long row for a batch of rows."""
 
     ids: Tensor  # [tokens]
     positions: Tensor  # [tokens], in their rows
-    groups: list[Group]
+    groups: list[Tensor]  # each [rows, width]: rows that attention sees together, which token is in each cell
     cells: Tensor  # [tokens], where each token is in the groups' cells, all rows of all groups in order
     nodes: Tensor  # [rows, time] of the batch: where its tokens are in the long row; 0 for padding
 
@@ -63,5 +57,9 @@ def lay_out(ids: Tensor, mask: Tensor) -> Layout:
         return torch.from_numpy(np.ascontiguousarray(array)).to(ids.device)
 
     return Layout(
-        there(rows[new]), there(np.nonzero(new)[1]), [Group(there(g)) for g in groups], there(cells[new]), there(places)
+        there(rows[new]),
+        there(np.nonzero(new)[1]),
+        [there(group) for group in groups],
+        there(cells[new]),
+        there(places),
     )

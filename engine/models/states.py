@@ -28,10 +28,10 @@ def attention(
     sdpa = ALL_ATTENTION_FUNCTIONS["sdpa"]
     flat = [x.transpose(1, 2).reshape(x.shape[2], -1) for x in (query, key, value)]
     found = []
-    for group in layout.groups:
-        rows, width = group.sources.shape
+    for sources in layout.groups:
+        rows, width = sources.shape
         apart = [
-            x.index_select(0, group.sources.view(-1)).view(rows, width, *like.shape[1::2]).transpose(1, 2)
+            x.index_select(0, sources.view(-1)).view(rows, width, *like.shape[1::2]).transpose(1, 2)
             for x, like in zip(flat, (query, key, value), strict=True)
         ]
         out, _ = sdpa(module, *apart, None, is_causal=True, **options)
@@ -75,8 +75,8 @@ def _last_block_for(model: Any, needed: Tensor) -> Iterator[None]:
     """Have the last block compute for the tokens `needed` alone what no other token needs: queries, what becomes of
     attention's result, and the MLP."""
     blocks: list[Any] = list(getattr(model.get_decoder(), "layers", []))
-    plain = [[b.mlp, b.self_attn.q_proj, b.self_attn.o_proj] for b in blocks[-1:] if _is_plain(b)]
-    parts = plain[0] if plain else []
+    last = blocks[-1] if blocks and _is_plain(blocks[-1]) else None
+    parts = [last.mlp, last.self_attn.q_proj, last.self_attn.o_proj] if last is not None else []
     narrowed = [_Narrow(part, needed) for part in parts]
     try:
         yield

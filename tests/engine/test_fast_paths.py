@@ -180,7 +180,7 @@ def test_what_rows_begin_alike_with_is_laid_out_once():
     for row, nodes, kept in zip(ALIKE, layout.nodes, mask, strict=True):
         assert layout.ids[nodes[kept]].tolist() == row
         assert layout.positions[nodes[kept]].tolist() == list(range(len(row)))
-    sources = torch.cat([group.sources.flatten() for group in layout.groups])
+    sources = torch.cat([group.flatten() for group in layout.groups])
     assert sources[layout.cells].tolist() == list(range(len(layout.ids)))  # where attention's result is picked up
 
 
