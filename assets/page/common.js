@@ -140,7 +140,7 @@ const kindName = (kind, count) => t(count === 1 ? kind : `${kind}s`);
 function duration(seconds) {
   if (seconds === null || seconds === undefined) return "";
   if (seconds < 60) return t("{n} s", { n: Math.max(1, Math.round(seconds)) });
-  if (seconds >= 5400) return t("{h} h {m} min", { h: Math.floor(seconds / 3600), m: Math.round((seconds % 3600) / 60) });
+  if (seconds >= 5400) return t("{h} h {m} min", { h: Math.floor(seconds / 3600), m: Math.floor((seconds % 3600) / 60) });
   if (seconds >= 600) return t("{m} min", { m: Math.round(seconds / 60) });
   return t("{m} min {s} s", { m: Math.floor(seconds / 60), s: Math.round(seconds % 60) });
 }
