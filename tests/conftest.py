@@ -7,6 +7,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import pytest
 import torch
+import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -46,6 +47,20 @@ def tiny_model(family: str = "llama", seed: int = 0):
             if parameter.dim() >= 2:
                 parameter.mul_(6)
     return model.eval()
+
+
+def family_model(name: str, **more):
+    """A random model of one of the families of transformers, its logits sharp and its biases not 0."""
+    torch.manual_seed(0)
+    config = getattr(transformers, f"{name}Config")(
+        vocab_size=64, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, pad_token_id=0, bos_token_id=1, eos_token_id=2, **more,
+    )  # fmt: skip
+    model = getattr(transformers, f"{name.removesuffix('Text')}ForCausalLM")(config).eval()
+    with torch.no_grad():
+        for p in model.parameters():
+            p.mul_(6) if p.dim() > 1 else p.add_(0.3)
+    return model
 
 
 @pytest.fixture

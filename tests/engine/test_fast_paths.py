@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-import transformers
 
 from engine.methods import losses
 from engine.methods.online import gather
@@ -14,6 +13,7 @@ from engine.models.layout import lay_out
 from engine.models.roles import ScalarHead
 from engine.models.token_log_probs import token_log_probs
 from engine.sampling.steps import LeanSteps, OwnSteps, steps_of
+from tests.conftest import family_model
 from tests.engine.toys import TokenScorer
 
 PROMPTS = [[5, 6, 7, 8, 9, 10, 11], [4], [12, 3], [7, 7, 7, 7], [9, 4, 5], [6]]
@@ -226,20 +226,6 @@ def test_log_probs_of_improbable_tokens_stay_finite(tiny_roles):
     assert torch.allclose(found, torch.log_softmax(logits, -1)[torch.arange(4), least])
 
 
-def tiny(name, **more):
-    """A random model of a family; its biases are not zero."""
-    torch.manual_seed(0)
-    config = getattr(transformers, f"{name}Config")(
-        vocab_size=64, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, pad_token_id=0, bos_token_id=1, eos_token_id=2, **more,
-    )  # fmt: skip
-    model = getattr(transformers, f"{name}ForCausalLM")(config).eval()
-    with torch.no_grad():
-        for p in model.parameters():
-            p.mul_(6) if p.dim() > 1 else p.add_(0.3)
-    return model
-
-
 @pytest.mark.parametrize(
     ("name", "more", "lean"),
     [
@@ -253,7 +239,7 @@ def tiny(name, **more):
     ],
 )
 def test_lean_steps_are_the_models_own(name, more, lean):
-    model = tiny(name, **more)
+    model = family_model(name, **more)
     ids = torch.arange(3, 15).view(3, 4)
     mask = torch.ones_like(ids, dtype=torch.bool)
     mask[1, :2] = False

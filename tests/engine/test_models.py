@@ -6,7 +6,6 @@ import shutil
 import bitsandbytes
 import pytest
 import torch
-import transformers
 from peft.tuners.lora import Linear
 from safetensors.torch import load_file, save_file
 
@@ -19,6 +18,7 @@ from engine.models.roles import Roles, ScalarHead, load_head, save_head
 from engine.models.states import last_states, logits_of, real_states
 from engine.sampling.answers import answer
 from engine.sampling.settings import Sampling
+from tests.conftest import family_model
 
 IDS = torch.tensor([[5, 6, 7, 8], [9, 10, 11, 12]])
 
@@ -110,15 +110,8 @@ def test_states_keep_the_order_of_tokens_in_rows_of_any_length(tiny_roles):
     ],
 )
 def test_states_and_logits_of_other_families(name, more):
-    torch.manual_seed(0)
-    config = getattr(transformers, f"{name}Config")(
-        vocab_size=64, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, pad_token_id=0, bos_token_id=1, eos_token_id=2, **more,
-    )  # fmt: skip
-    model = getattr(transformers, f"{name.removesuffix('Text')}ForCausalLM")(config).eval()
+    model = family_model(name, **more)
     with torch.no_grad():
-        for p in model.parameters():
-            p.mul_(6 if p.dim() > 1 else 1)
         mask = torch.tensor([[False, True, True, True, True], [True, True, True, False, False]])
         ids = torch.arange(3, 13).view(2, 5)
         plain = torch.cat([model(ids[i : i + 1, mask[i]]).logits[0] for i in range(2)])
