@@ -21,10 +21,10 @@ ANSWERED = 0.5  # share of the longest answer that an answer takes, where nothin
 BYTES = {"float32": 4.0, "bf16": 2.0, "nf4": 0.53}  # a weight; NF4 with its doubly quantised scales
 
 # Tensors kept for a token in a block: so many of the model's width, of the keys' width and of the MLP's inner width.
-# Counting them by hand gives 11, 5 and 5; a fifth more is what runs on a CPU take (benchmarks/estimate.py), where the
+# Counting them by hand gives 11, 5 and 5; a tenth more is what runs on a CPU take (benchmarks/estimate.py), where the
 # pieces that are freed on the way are not all given back.
-KEPT_WIDTH, KEPT_KEYS, KEPT_INNER = 13.0, 6.0, 6.0
-KEPT_LOGITS = 3.0  # logits in float32, their log-softmax and its gradient
+KEPT_WIDTH, KEPT_KEYS, KEPT_INNER = 12.0, 5.5, 5.5
+KEPT_LOGITS = 1.0  # probabilities in float32, which become their own gradient
 WORKSPACES = 40e6  # bytes that torch's kernels and its allocator take beside the tensors, by the same benchmark
 
 
@@ -39,6 +39,11 @@ class Shape:
     inner: int  # width inside the MLP
     vocabulary: int
     embedding: int  # parameters that quantisation leaves alone
+
+    @property
+    def kept(self) -> float:
+        """Numbers that a block keeps for a token on the way there."""
+        return KEPT_WIDTH * self.width + KEPT_KEYS * self.keys + KEPT_INNER * self.inner
 
     def adapter(self, rank: int) -> int:
         """Parameters of a LoRA adapter on every linear layer of a Llama-like block."""
@@ -124,13 +129,12 @@ def memory(
         adapters, cache = 1, 0.0
     rows = min(rows, settings.micro_batch * (4 if stage == "reward" else 1)) if settings.micro_batch else rows
     tokens = rows * (prompt + answer)
-    kept = KEPT_WIDTH * shape.width + KEPT_KEYS * shape.keys + KEPT_INNER * shape.inner
     parts = {
         "weights": weights,
         "adapters": adapters * adapter * 4.0,
         "optimiser": adapter * 12.0,  # gradient and AdamW's two moments
         "cache": cache,
-        "activations": tokens * shape.layers * kept * number,
+        "activations": tokens * shape.layers * shape.kept * number,
         "logits": 0.0 if stage == "reward" else rows * answer * shape.vocabulary * 4.0 * KEPT_LOGITS,
     }
     # Rollouts and training do not overlap: the peak holds the larger of the cache and of what training keeps.

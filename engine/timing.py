@@ -1,8 +1,8 @@
 """How long a run will take, before it starts. Needs no torch.
 
 From the newest finished run of its method on its base, scaled by how much work there is. Before the first one, on a
-CPU, from the model's shape and how fast this machine multiplies matrices: arithmetic, and what each block costs
-however little there is to compute.
+CPU, from the model's shape and how fast this machine multiplies matrices: products, the memory that everything else
+goes through, and what each block costs however little there is to compute.
 """
 
 import json
@@ -17,9 +17,10 @@ from engine.jobs.config import RunConfig, read_config
 from engine.store import runs
 from engine.store.db import Store
 
-# Fitted to runs of models of 3 to 60 million parameters (benchmarks/estimate.py).
-REACHED = 0.6  # share of the machine's speed that passes reach
-BLOCK_PASS, BLOCK_STEP = 2e-3, 0.5e-3  # seconds a block takes in a pass and in a sampling step, beside arithmetic
+# Fitted to runs of models of 2 to 40 million parameters on two cores (benchmarks/estimate.py).
+REACHED = 1.2  # speed of torch's products against that of numpy's one large one
+TOUCHED = 4.6e9  # bytes a second that go through what a block keeps, which is everything but the products
+BLOCK_PASS, BLOCK_STEP = 2e-3, 0.5e-3  # seconds a block takes in a pass and in a sampling step, however little there is
 THERE_AND_BACK = 2.3  # a pass with gradients against one without; frozen weights take none
 LONGEST = 2.5  # the longest of a batch's answers against their mean
 
@@ -84,19 +85,22 @@ class Clock:
         self.shape, self.speed = shape, speed * REACHED
         self.prompt, self.answer = prompt or PROMPT, answer
 
-    def passing(self, rows: int, heads: bool = True, train: bool = False) -> float:
-        """One pass over `rows` prompts with their answers; `heads`, to the vocabulary too."""
+    def _reading(self, tokens: int, heads: int) -> float:
+        """Blocks over so many tokens, and the vocabulary for `heads` of them."""
         blocks = self.shape.parameters - self.shape.embedding
-        numbers = rows * (
-            blocks * (self.prompt + self.answer) + heads * self.shape.vocabulary * self.shape.width * self.answer
-        )
-        return (2 * numbers / self.speed + self.shape.layers * BLOCK_PASS) * (THERE_AND_BACK if train else 1)
+        products = 2 * (tokens * blocks + heads * self.shape.vocabulary * self.shape.width)
+        return products / self.speed + 4 * tokens * self.shape.layers * self.shape.kept / TOUCHED
+
+    def passing(self, rows: int, heads: bool = True, train: bool = False) -> float:
+        """One pass over `rows` prompts with their answers; with `heads`, to the vocabulary too."""
+        reading = self._reading(rows * (self.prompt + self.answer), heads * rows * self.answer)
+        return (reading + self.shape.layers * BLOCK_PASS) * (THERE_AND_BACK if train else 1)
 
     def answering(self, rows: int, longest: int) -> float:
         """Writing an answer to each of `rows` prompts at once."""
         steps = min(longest, LONGEST * self.answer)
-        numbers = rows * (self.prompt + self.answer) * (self.shape.parameters)
-        return 2 * numbers / self.speed + steps * self.shape.layers * BLOCK_STEP
+        reading = self._reading(rows * (self.prompt + self.answer), rows * self.answer)
+        return reading + steps * self.shape.layers * BLOCK_STEP
 
     def stage(self, config: RunConfig, name: str, feedback: int) -> float:
         settings = getattr(config, name)
