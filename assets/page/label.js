@@ -175,7 +175,8 @@ onKeys((event) => {
     ArrowRight: () => item && ((focus = (focus + 1) % item.responses.length), draw()),
     ArrowLeft: () => item && ((focus = (focus + item.responses.length - 1) % item.responses.length), draw()),
   }[event.key.length === 1 ? event.key.toLowerCase() : event.key]; // prettier-ignore
-  if (event.key === "Enter" && document.activeElement?.closest?.("button, a")) return; // the button's own
+  // A button's own Enter; the one in a dialog that has just been closed keeps the focus until the next frame.
+  if (event.key === "Enter" && document.activeElement?.closest?.("button, a")?.checkVisibility()) return;
   if (!number && !act) return;
   event.preventDefault();
   number ? rank(number - 1, event.shiftKey) : act();
