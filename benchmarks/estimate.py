@@ -22,6 +22,12 @@ SHAPES = {"192 x 4": (192, 4), "512 x 6": (512, 6), "768 x 8": (768, 8), "1024 x
 EPISODES, MINIBATCHES, NEW_TOKENS = 32, 2, 64
 
 
+def within(what: str, told: float, found: float, bound: float) -> None:
+    """One row: an estimate against what was found, and whether it is off by a share `bound` at most."""
+    ratio = told / found
+    line(what, told, found, ratio, f"within {bound:.0%}", abs(ratio - 1) <= bound)
+
+
 def measure(width: int, layers: int) -> dict:
     """Bytes and seconds estimated and measured of a PPO run of two updates."""
     from engine.estimate import memory, shape_of
@@ -98,13 +104,10 @@ def times() -> None:
         first, shape = engine.read_config(engine.parse_settings(usual)), engine.estimates.shape_of(base.path)
         estimate = engine.timing.first_seconds(store, "improve", first, shape, feedback) or 0.0
         taken = run(engine.parse_settings(usual))
-        ratio = estimate / taken
-        line("time estimate before any run, s", estimate, taken, ratio, "within 30%", abs(ratio - 1) <= 0.3)
+        within("time estimate before any run, s", estimate, taken, 0.3)
         configs = {name: engine.parse_settings([*usual, *settings]) for name, settings in OTHERS.items()}
         for name, estimate in [(name, told(config)) for name, config in configs.items()]:
-            taken = run(configs[name])
-            ratio = estimate / taken
-            line(f"time estimate, {name}, s", estimate, taken, ratio, "within 30%", abs(ratio - 1) <= 0.3)
+            within(f"time estimate, {name}, s", estimate, run(configs[name]), 0.3)
 
 
 @click.command()
@@ -119,12 +122,8 @@ def main(shape: str | None) -> None:
         )
         found = json.loads(done.stdout.splitlines()[-1])
         click.echo(json.dumps({key: round(value / 1e6, 1) for key, value in found.items()}))
-        ratio = found["total"] / found["measured"]
-        held = abs(ratio - 1) <= 0.15
-        line(f"memory estimate, {name}, MB", found["total"] / 1e6, found["measured"] / 1e6, ratio, "within 15%", held)
-        ratio = found["told"] / found["taken"]
-        held = abs(ratio - 1) <= 0.3
-        line(f"time estimate, {name}, s", found["told"] / 1e6, found["taken"] / 1e6, ratio, "within 30%", held)
+        within(f"memory estimate, {name}, MB", found["total"] / 1e6, found["measured"] / 1e6, 0.15)
+        within(f"time estimate, {name}, s", found["told"] / 1e6, found["taken"] / 1e6, 0.3)
     times()
 
 

@@ -36,7 +36,12 @@ def setting(folder: Path, layers: int) -> tuple[Roles, RewardModel]:
     tokenizer = load_base("pocket").tokenizer
     new_model(tokenizer, 256, layers, 512, 0).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    roles = Roles(load_base(str(folder)))
+    return with_roles(str(folder))
+
+
+def with_roles(base: str) -> tuple[Roles, RewardModel]:
+    """`base` with a policy and a reward model that know nothing yet."""
+    roles = Roles(load_base(base))
     for role in ("policy", "reward"):
         roles.add(role)
     return roles, RewardModel(roles, [("reward", ScalarHead(roles.width))])
@@ -78,10 +83,7 @@ def share_outside() -> float:
         timed(owner, name)
     config = PPOConfig(updates=3)
     try:
-        roles = Roles(load_base("pocket"))
-        for role in ("policy", "reward"):
-            roles.add(role)
-        reward = RewardModel(roles, [("reward", ScalarHead(roles.width))])
+        roles, reward = with_roles("pocket")
         learner = PPO(roles, config)
         train_online("ppo", roles, learner, reward, ASKED, PPOConfig(updates=1))
         spent.clear()
@@ -95,7 +97,7 @@ def share_outside() -> float:
 
 
 def operations(work: Callable[[], Any]) -> tuple[float, float]:
-    """(operations in matrix products and attention, seconds) of `work`, which is done twice."""
+    """(operations in matrix products and attention, seconds) of `work`: done to warm up, to time it, and to count."""
     work()
     started = time.perf_counter()
     work()
@@ -108,16 +110,10 @@ def operations(work: Callable[[], Any]) -> tuple[float, float]:
 def reached(name: str, layers: int | None) -> None:
     """How near an update comes to the bound: its operations at the speed of one large product."""
     a = torch.ones(2048, 2048)
-    peak = max(2 * 2048**3 / operations(lambda: a @ a)[1] for _ in range(3))
+    peak = max(count / taken for count, taken in (operations(lambda: a @ a) for _ in range(3)))
     config = PPOConfig(updates=1, episodes=32, max_new_tokens=48)
     with tempfile.TemporaryDirectory() as folder:
-        if layers:
-            roles, reward = setting(Path(folder), layers)
-        else:
-            roles = Roles(load_base("pocket"))
-            for role in ("policy", "reward"):
-                roles.add(role)
-            reward = RewardModel(roles, [("reward", ScalarHead(roles.width))])
+        roles, reward = setting(Path(folder), layers) if layers else with_roles("pocket")
         learner = PPO(roles, config)
         count, taken = operations(lambda: train_online("ppo", roles, learner, reward, ASKED[:64], config))
     speed = count / taken

@@ -12,7 +12,7 @@ from functools import cache
 
 import numpy as np
 
-from engine.estimate import ANSWERED, PROMPT, Shape
+from engine.estimate import ANSWERED, PROMPT, Shape, stages_of
 from engine.jobs.config import RunConfig, read_config
 from engine.store import runs
 from engine.store.db import Store
@@ -118,9 +118,11 @@ class Clock:
 
 def first_seconds(store: Store, method: str, config: RunConfig, shape: Shape, feedback: int) -> float | None:
     """How long a run on this machine's CPU will take, no run before it; None where its method has no estimate."""
-    stages = {"improve": ("reward", "ppo", "compare")}.get(method, (method,))
-    if not all(hasattr(config, stage) for stage in stages) or method == "pretrain":
+    stages = stages_of(method)
+    if not stages:
         return None
+    if method == "improve":
+        stages = (*stages, "compare")
     prompt, answer = lengths(store)
     speed = machine_speed() * (min(1.0, config.threads / (os.cpu_count() or 1)) if config.threads else 1.0)
     clock = Clock(shape, speed, prompt, answer or int(ANSWERED * config.ppo.max_new_tokens))

@@ -50,6 +50,11 @@ class Learner(Protocol):
     @property
     def optimizer(self) -> torch.optim.Optimizer: ...
 
+    @property
+    def reads_states(self) -> bool:
+        """Whether it reads the hidden states that the answers were drawn from."""
+        ...
+
     def learn(self, experience: Experience, seed: int) -> dict[str, float]:
         """Take the update's steps; returns figures to report."""
         ...
@@ -72,12 +77,13 @@ def gather(
     seeds: list[int],
     kl_coefficient: float,
     config: OnlineConfig,
+    keep_states: bool = True,
 ) -> Experience:
     """Answer `prompts` (the token ids of `conversations`) with the policy and score the answers."""
     sampling = Sampling(temperature=config.temperature, max_new_tokens=config.max_new_tokens)
     pad, stop = roles.tokenizer.pad_token_id, stop_ids(roles.base)
     with roles.answering("policy") as model:
-        drawn = rollout(model, prompts, pad, stop, sampling, seeds, keep_states=True)
+        drawn = rollout(model, prompts, pad, stop, sampling, seeds, keep_states)
     everything = torch.arange(len(prompts), device=roles.base.device)
     with roles.acting(reference) as model:
         reference_log_probs, _ = response_pass(model, None, drawn, everything, config.temperature)
@@ -160,7 +166,7 @@ def train_online(
         seeds = [rng.randrange(2**31) for _ in rows]
         experience = gather(
             roles, reference, scorer, [conversations[i] for i in rows], [prompts[i] for i in rows], seeds,
-            controller.coefficient, config,
+            controller.coefficient, config, learner.reads_states,
         )  # fmt: skip
         drawn, kl = experience.rollout, float(experience.kl.mean())
         figures = learner.learn(experience, rng.randrange(2**31))

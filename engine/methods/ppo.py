@@ -39,6 +39,7 @@ class PPO:
             groups.append({"params": roles.parameters("value"), "lr": config.learning_rate})
         self.optimizer = torch.optim.AdamW(groups, weight_decay=0.0, fused=True)
         self.parts = Parts(config.micro_batch)
+        self.reads_states = not config.value_adapter  # they are the policy's
 
     def values(self, experience: Experience, rows: Tensor, train: bool = False) -> Tensor:
         """The value of each state before a response token of `rows`, [rows, response time]."""
@@ -59,8 +60,7 @@ class PPO:
     def estimate(self, experience: Experience) -> tuple[Tensor, Tensor, Tensor]:
         """(values, whitened advantages, returns), each [rows, response time], of the policy that answered."""
         mask = experience.rollout.response_mask
-        if experience.rollout.states is not None and not self.config.value_adapter:
-            # The states that the answers were drawn from are the policy's: no pass is needed.
+        if experience.rollout.states is not None and self.reads_states:  # no pass is needed
             values = torch.where(mask, self.head(experience.rollout.states).squeeze(-1), 0.0)
         else:
             values = self.values(experience, torch.arange(len(mask), device=mask.device))

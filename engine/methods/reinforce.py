@@ -25,6 +25,8 @@ from engine.training.passes import Scorer, response_pass
 class Reinforce:
     """Learns from one update's answers, `samples` of each prompt side by side."""
 
+    reads_states = False
+
     def __init__(self, roles: Roles, config: ReinforceConfig):
         if config.baseline in ("leave-one-out", "group") and config.samples < 2:
             raise UserError(

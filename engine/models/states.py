@@ -160,15 +160,22 @@ def last_states(model: Any, ids: Tensor, mask: Tensor) -> Tensor:
     return real_states(model, ids, mask, after == 1)
 
 
+def logit_changes(model: Any) -> dict[str, float]:
+    """What the model's configuration does to the logits that come out of its head, by the setting's name."""
+    config = model.config.get_text_config()
+    names = ("logit_scale", "logits_scaling", "final_logit_softcapping")
+    return {name: value for name in names if (value := getattr(config, name, None))}
+
+
 def logits_of(model: Any, hidden: Tensor) -> Tensor:
     """float32 logits [..., vocabulary] of hidden states, as the model's own forward pass computes them."""
-    config = model.config.get_text_config()
+    changes = logit_changes(model)
     logits = model.get_output_embeddings()(hidden)
-    if scale := getattr(config, "logit_scale", None):  # Cohere
+    if scale := changes.get("logit_scale"):  # Cohere
         logits = logits * scale
-    if scale := getattr(config, "logits_scaling", None):  # Granite
+    if scale := changes.get("logits_scaling"):  # Granite
         logits = logits / scale
     logits = logits.float()
-    if cap := getattr(config, "final_logit_softcapping", None):  # Gemma 2
+    if cap := changes.get("final_logit_softcapping"):  # Gemma 2
         logits = torch.tanh(logits / cap) * cap
     return logits

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, linear
 
-from engine.models.states import logits_of
+from engine.models.states import logit_changes, logits_of
 
 
 class _LogProbs(torch.autograd.Function):
@@ -40,12 +40,10 @@ class _LogProbs(torch.autograd.Function):
 
 def _is_plain(model: Any) -> bool:
     """Whether logits are hidden states times a frozen matrix and no more: no bias, cap, scale or shift."""
-    config, head = model.config.get_text_config(), model.get_output_embeddings()
-    changes = ("logit_scale", "logits_scaling", "final_logit_softcapping")
-    return (
-        type(head) is nn.Linear and head.bias is None and not head.weight.requires_grad and not head._forward_hooks
-        and not any(getattr(config, name, None) for name in changes)
-    )  # fmt: skip
+    head = model.get_output_embeddings()
+    if type(head) is not nn.Linear or head.bias is not None or head.weight.requires_grad or head._forward_hooks:
+        return False
+    return not logit_changes(model)
 
 
 def token_log_probs(model: Any, hidden: Tensor, ids: Tensor, temperature: float = 1.0) -> Tensor:

@@ -102,7 +102,7 @@ def decode_steps(
     stops = torch.tensor(stop, device=device)
     rows = torch.arange(len(prompts), device=device)
     live = torch.ones(len(prompts), dtype=torch.bool, device=device)
-    different = {tuple(prompt): i for i, prompt in enumerate(dict.fromkeys(map(tuple, prompts)))}
+    different = {prompt: i for i, prompt in enumerate(dict.fromkeys(map(tuple, prompts)))}
     hidden, steps = steps_of(model, *pad_left(list(map(list, different)), pad_id, device), sampling.max_new_tokens)
     if len(different) < len(prompts):
         copies = torch.tensor([different[tuple(prompt)] for prompt in prompts], device=device)

@@ -73,9 +73,6 @@ class LeanSteps:
         self.sin = self.sin.clone()
         self.sin[:, : self.sin.shape[-1] // 2].neg_()
 
-    def _rotated(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, -1), sin)
-
     def next(self, tokens: Tensor) -> Tensor:
         self.positions = self.positions + 1
         at, self.width = self.width, self.width + 1
@@ -89,9 +86,9 @@ class LeanSteps:
                 _linear(part, h).view(len(x), -1, keys.shape[-1])
                 for part in (attention.q_proj, attention.k_proj, attention.v_proj)
             )
-            keys[:, :, at], values[:, :, at] = self._rotated(key, cos, sin), value
+            keys[:, :, at], values[:, :, at] = _rotated(key, cos, sin), value
             # The queries that share keys attend together, as if they were so many tokens.
-            query = self._rotated(query, cos, sin).view(len(x), keys.shape[1], -1, keys.shape[-1])
+            query = _rotated(query, cos, sin).view(len(x), keys.shape[1], -1, keys.shape[-1])
             seen = scaled_dot_product_attention(
                 query, keys[:, :, : self.width], values[:, :, : self.width], mask, scale=attention.scaling
             )
@@ -103,6 +100,11 @@ class LeanSteps:
     def keep(self, rows: Tensor) -> None:
         self.cache = [[x[rows] for x in pair] for pair in self.cache]
         self.mask, self.positions = self.mask[rows], self.positions[rows]
+
+
+def _rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """x [rows, heads, width] turned by its position; sin has the sign that goes with the halves changing places."""
+    return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, -1), sin)
 
 
 def _norm(module: Any, x: Tensor) -> Tensor:

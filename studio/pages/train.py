@@ -225,22 +225,23 @@ def build(session: Session) -> None:
         free = machine["total"] - machine["used"]
         feedback = counts["ranking"] + counts["edit"] + counts["rating"]
         stages = engine.estimates.stages_of(method)
-        needs = first = None
+        needs = None
+        seconds = engine.timing.seconds(session.store, method, config, version["base_fingerprint"], feedback)
+        judged = "machine" if seconds is None else "last run"
         if stages:
             try:
                 shape = engine.estimates.shape_of(engine.find_base(version["base"]))
                 config, _ = engine.estimates.fitted(shape, config, stages, engine.usual_precision(device), free * 1e9)
                 needs = engine.estimates.most(shape, config, stages)
-                if device == "cpu":
-                    first = engine.timing.first_seconds(session.store, method, config, shape, feedback)
+                if seconds is None and device == "cpu":
+                    seconds = engine.timing.first_seconds(session.store, method, config, shape, feedback)
             except (engine.UserError, KeyError):
                 pass  # of a kind that cannot be estimated
-        known = engine.timing.seconds(session.store, method, config, version["base_fingerprint"], feedback)
         return {
             "gigabytes": None if needs is None else needs / 1e9 + LIBRARIES,
             "free": free,
-            "seconds": first if known is None else known,
-            "judged": "last run" if known is not None else "machine",
+            "seconds": seconds,
+            "judged": judged,
         }
 
     def quality() -> dict:

@@ -208,6 +208,7 @@ def test_every_group_answers_one_prompt(tiny_folder):
 
     class Looks:
         optimizer = torch.optim.AdamW(roles.parameters("policy"))
+        reads_states = False
 
         def learn(self, experience, seed):
             seen.append(experience.rollout.prompt_ids.tolist())
