@@ -96,7 +96,8 @@ def ours(folder: Path, updates: int, seed: int) -> dict:
     roles.add("policy", rank=RANK, seed=seed)
     config = PPOConfig(
         updates=updates, episodes=BATCH, epochs=EPOCHS, minibatches=MINIBATCHES, learning_rate=RATE, rank=RANK,
-        max_new_tokens=NEW_TOKENS, kl_coefficient=KL, improbable_penalty=0.0, seed=seed,
+        max_new_tokens=NEW_TOKENS, kl_coefficient=KL, improbable_penalty=0.0, missing_eos_penalty=0.0,
+        seed=seed,
     )  # fmt: skip
     seen = []
 
@@ -134,7 +135,7 @@ def theirs(folder: Path, updates: int, seed: int) -> dict:
         output_dir=str(folder / "trl"), report_to="none", use_cpu=True, bf16=False, per_device_train_batch_size=BATCH,
         gradient_accumulation_steps=1, num_mini_batches=MINIBATCHES, num_ppo_epochs=EPOCHS, learning_rate=RATE,
         total_episodes=updates * BATCH, response_length=NEW_TOKENS, temperature=1.0, kl_coef=KL, stop_token="eos",
-        missing_eos_penalty=1.0, num_sample_generations=0, save_strategy="no", seed=seed, disable_tqdm=True,
+        missing_eos_penalty=None, num_sample_generations=0, save_strategy="no", seed=seed, disable_tqdm=True,
         gradient_checkpointing=False, eval_strategy="no",
     )  # fmt: skip
     rows = Dataset.from_dict({"input_ids": prompts})
