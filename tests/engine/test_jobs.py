@@ -44,6 +44,14 @@ def ranked(store, base_version):
     return base_version
 
 
+@pytest.fixture(scope="module")
+def serving(tmp_path_factory):
+    """The worker that answers on the page: one for all tests, as starting it takes seconds."""
+    client = engine.ServingClient(tmp_path_factory.mktemp("serving") / "serving.log")
+    yield client
+    client.close()
+
+
 def until(workspace, store, run_id, condition, seconds=120):
     ends = time.monotonic() + seconds
     while time.monotonic() < ends:
@@ -147,7 +155,9 @@ FAST = {
 
 
 @pytest.mark.parametrize("method", FAST)
-def test_every_method_ends_in_a_version_that_is_compared_and_chatted_with(method, workspace, store, ranked, tmp_path):
+def test_every_method_ends_in_a_version_that_is_compared_and_chatted_with(
+    method, workspace, store, ranked, serving, tmp_path
+):
     settings = [*FAST[method], "compare.prompts=4"]
     if method in ("ppo", "reinforce"):
         (tmp_path / "rewards.py").write_text("def short(prompt, response):\n    return -len(response)\n")
@@ -166,18 +176,14 @@ def test_every_method_ends_in_a_version_that_is_compared_and_chatted_with(method
     if method == "pretrain":
         assert version["facts"]["perplexity"] < version["facts"]["perplexity_before"]
     # The page's own worker loads it and answers.
-    client = engine.ServingClient(workspace.folder / "serving.log")
-    try:
-        events = client.generate(
-            client.reserve(), base=version["base"], adapter=str(workspace.model(version["id"])),
-            messages=[{"role": "user", "content": "Hello"}], seeds=[1], sampling={"max_new_tokens": 8},
-        )  # fmt: skip
-        assert list(events)[-1]["event"] == "done"
-    finally:
-        client.close()
+    events = serving.generate(
+        serving.reserve(), base=version["base"], adapter=str(workspace.model(version["id"])),
+        messages=[{"role": "user", "content": "Hello"}], seeds=[1], sampling={"max_new_tokens": 8},
+    )  # fmt: skip
+    assert list(events)[-1]["event"] == "done"
 
 
-def test_the_serving_worker_scores_as_the_reward_model_does(workspace, pocket_roles):
+def test_the_serving_worker_scores_as_the_reward_model_does(workspace, pocket_roles, serving):
     pocket_roles.add("reward", rank=4)
     head = ScalarHead(pocket_roles.width)
     torch.nn.init.normal_(head.linear.weight, generator=torch.Generator().manual_seed(0))
@@ -186,11 +192,7 @@ def test_the_serving_worker_scores_as_the_reward_model_does(workspace, pocket_ro
     texts = [["It is Paris.", "Go away."], ["Four."]]
     groups = [[{"prompt": "And?", "text": text, "finished": True} for text in group] for group in texts]
     expected = reward.score_texts([([{"role": "user", "content": "And?"}], t, True) for g in texts for t in g])
-    client = engine.ServingClient(workspace.folder / "serving.log")
-    try:
-        found = client.scores(str(engine.find_base("pocket")), str(workspace.model(7)), groups)
-    finally:
-        client.close()
+    found = serving.scores(str(engine.find_base("pocket")), str(workspace.model(7)), groups)
     assert [len(group) for group in found] == [2, 1]
     assert [score for group in found for score in group] == pytest.approx(expected.tolist(), abs=1e-4)
 
