@@ -3,8 +3,9 @@
     python benchmarks/over_optimisation.py [--prefer warm] [--labels 50] [--seed 0] [--updates 150]
 
 PPO with next to no KL penalty; every few updates held-out prompts are answered and judged by the reward model and by
-the annotator's true taste. One JSON line a look, then one that says what the early stop costs: training ends at the
-first look where the KL is above the default `ppo.kl_target`; the true win rate there is held against the best seen.
+the annotator's true taste. One JSON line a look, then one that says what each way to stop costs of the best true win
+rate seen: keeping the look with the highest learned reward (what `ppo.select_every` does), and ending at the first
+look where the KL is above the default `ppo.kl_target` (what `ppo.kl_budget` does).
 """
 
 import json
@@ -83,10 +84,16 @@ def main(prefer: str, labels: int, seed: int, updates: int) -> None:
     looking = Looking(roles, reward, annotator)
     config = replace(PPOConfig(), updates=updates, kl_coefficient=0.01, kl_horizon=1e12, seed=seed)
     train_ppo(roles, reward, conversations, config, None, looking)
-    best = max(looking.looks, key=lambda look: look["win_rate"])
-    stop = next((look for look in looking.looks if look["kl"] > PPOConfig().kl_target), looking.looks[-1])
-    lost = round(best["win_rate"] - stop["win_rate"], 4)
-    click.echo(json.dumps({"prefer": prefer, "seed": seed, "best": best, "early_stop": stop, "lost": lost}))
+    click.echo(json.dumps({"prefer": prefer, "seed": seed, **stops(looking.looks)}))
+
+
+def stops(looks: list[dict]) -> dict:
+    """The best look by the true win rate; what each rule would have kept, and how much less that won."""
+    best = max(looks, key=lambda look: look["win_rate"])
+    over = (look for look in looks if look["kl"] > PPOConfig().kl_target)
+    kept = {"select_every": max(looks, key=lambda look: look["learned_reward"]), "kl_budget": next(over, looks[-1])}
+    lost = {rule: round(best["win_rate"] - look["win_rate"], 4) for rule, look in kept.items()}
+    return {"best": best, **kept, "lost": lost}
 
 
 if __name__ == "__main__":
