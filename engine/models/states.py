@@ -55,6 +55,13 @@ def _attending_by_rows(model: Any) -> Iterator[None]:
         config._attn_implementation = usual
 
 
+def near(found: Tensor, expected: Tensor) -> bool:
+    """Whether states are the same to rounding: bf16 rounds to 0.004 or so; a wrong way in a trained model does far
+    worse."""
+    bound = 1e-4 if expected.dtype == torch.float32 else 0.02
+    return bool((found.float() - expected.float()).norm() <= bound * expected.float().norm())
+
+
 class _Narrow:
     """A module that computes for the tokens `needed` alone; the others get zeros, at which nobody looks."""
 
@@ -121,14 +128,11 @@ def _same(model: Any, device: torch.device) -> bool:
     mask = torch.ones_like(ids, dtype=torch.bool)
     mask[1, 3:] = False
     wanted = mask & (torch.arange(5, device=device) > 0)
-    plain = _padded(model, ids, mask, wanted).float()
+    plain = _padded(model, ids, mask, wanted)
     try:
-        found = _side_by_side(model, ids, mask, wanted).float()
+        return near(_side_by_side(model, ids, mask, wanted), plain)
     except (TypeError, ValueError, RuntimeError):  # it takes no such attention
         return False
-    # bf16 rounds to 0.004 or so; another row's tokens would do far worse in a trained model.
-    bound = 1e-4 if next(model.parameters()).dtype == torch.float32 else 0.02
-    return bool((found - plain).norm() <= bound * plain.norm())
 
 
 def _fits_side_by_side(model: Any, longest: int, device: torch.device) -> bool:

@@ -9,10 +9,11 @@ from typing import Any, Protocol
 from weakref import WeakKeyDictionary
 
 import torch
-from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from torch.nn.functional import linear, rms_norm, scaled_dot_product_attention
 from transformers import DynamicCache
+
+from engine.models.states import near
 
 
 class Steps(Protocol):
@@ -112,8 +113,10 @@ def _norm(module: Any, x: Tensor) -> Tensor:
 
 
 def _linear(module: Any, x: Tensor) -> Tensor:
-    """Of a linear layer, whatever adapters it has (they are off here)."""
+    """A linear layer, by itself where it is plain and no adapter is on: one call instead of several."""
     layer = getattr(module, "base_layer", module)
+    if type(layer) is not nn.Linear or (layer is not module and not module.disable_adapters):
+        return module(x)
     return linear(x, layer.weight, layer.bias)
 
 
@@ -128,7 +131,7 @@ def _children(module: nn.Module) -> set[str]:
 
 
 def _is_plain(model: Any) -> bool:
-    """Whether `model`, as it is now, has Llama's blocks of float32 weights and no adapter on."""
+    """Whether `model` has Llama's blocks, of weights of any precision, with adapters or without."""
     decoder, config = model.get_decoder(), model.config.get_text_config()
     if _children(decoder) != {"embed_tokens", "layers", "norm", "rotary_emb"}:
         return False
@@ -142,11 +145,6 @@ def _is_plain(model: Any) -> bool:
         parts = block.self_attn, block.mlp
         if _children(block) != _BLOCK or [_children(part) for part in parts] != [_ATTENTION, _MLP]:
             return False
-        for layer in (layer for part in parts for layer in part.children() if hasattr(layer, "weight")):
-            if isinstance(layer, LoraLayer) and not layer.disable_adapters:
-                return False
-            if getattr(layer, "base_layer", layer).weight.dtype != torch.float32:
-                return False
     return True
 
 
@@ -161,7 +159,7 @@ def _same(model: Any) -> bool:
         first = steps.next(ids[:, 1])
         steps.keep(torch.tensor([1], device=ids.device))
         found.append(torch.cat([first, steps.next(ids[:1, 2])]))
-    return bool((found[0] - found[1]).norm() <= 1e-4 * found[0].norm())
+    return near(*found)
 
 
 def steps_of(model: Any, ids: Tensor, mask: Tensor, room: int) -> tuple[Tensor, Steps]:

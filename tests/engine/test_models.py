@@ -147,6 +147,24 @@ def test_a_lean_adapter_computes_what_pefts_own_does(family_roles):
     assert all(torch.allclose(a, b, rtol=1e-4, atol=1e-4) for a, b in zip(*found, strict=True))
 
 
+def test_a_lean_adapter_on_a_bf16_base_is_the_float32_one_to_rounding(tiny_folder):
+    found = []
+    for precision in ("bf16", "float32"):
+        roles = Roles(load_base(str(tiny_folder), precision))
+        if precision == "float32":  # the same weights, rounded alike
+            roles.base.model.bfloat16().float()
+        roles.add("policy", rank=4)
+        shake(roles, "policy")
+        assert all(type(layer) is LeanLinear for layer in roles._layers)
+        with roles.acting("policy", train=True) as model:
+            logits = model(IDS).logits.float()
+        gradients = torch.autograd.grad(logits.square().mean(), roles.parameters("policy"))
+        assert all(g.dtype == torch.float32 for g in gradients)
+        found.append((logits.detach(), torch.cat([g.flatten() for g in gradients])))
+    for lean, exact in zip(*found, strict=True):
+        assert (lean - exact).norm() < 0.03 * exact.norm()
+
+
 def test_a_role_keeps_its_gradient_while_another_acts(tiny_roles):
     """A loss may read several roles before it goes back: the policy's log-probs, then another adapter's values."""
     alone = []
