@@ -11,10 +11,12 @@ import json
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 
 from engine.errors import UserError
-from engine.jobs.config import RunConfig
+from engine.jobs.config import Recompute, RunConfig
+from engine.machine import FOLDED_BYTES
 
 PROMPT = 32  # tokens of a prompt, where nothing is known of it
 ANSWERED = 0.5  # share of the longest answer that an answer takes, where nothing is known of it
@@ -24,6 +26,7 @@ BYTES = {"float32": 4.0, "bf16": 2.0, "nf4": 0.53}  # a weight; NF4 with its dou
 # Counting them by hand gives 11, 5 and 5; a tenth more is what runs on a CPU take (benchmarks/estimate.py), where the
 # pieces that are freed on the way are not all given back.
 KEPT_WIDTH, KEPT_KEYS, KEPT_INNER = 12.0, 5.5, 5.5
+MOMENT = {"adamw": 4.0, "adamw-8bit": 1.02}  # bytes of a number, with the scales of 8-bit blocks
 KEPT_LOGITS = 1.0  # probabilities in float32, which become their own gradient
 WORKSPACES = 40e6  # bytes that torch's kernels and its allocator take beside the tensors, by the same benchmark
 
@@ -129,16 +132,21 @@ def memory(
         adapters, cache = 1, 0.0
     rows = min(rows, settings.micro_batch * (4 if stage == "reward" else 1)) if settings.micro_batch else rows
     tokens = rows * (prompt + answer)
+    blocks = (shape.parameters - shape.embedding) * number
+    folded = blocks if online and precision == "float32" and blocks <= FOLDED_BYTES else 0.0
+    # Computed again on the way back, a block keeps its input until its turn comes.
+    whole_blocks, inputs = (1, shape.layers) if config.recompute == "always" else (shape.layers, 0)
     parts = {
         "weights": weights,
         "adapters": adapters * adapter * 4.0,
-        "optimiser": adapter * 12.0,  # gradient and AdamW's two moments
+        "optimiser": adapter * (4.0 + 2 * MOMENT[settings.optimizer]),  # gradient and AdamW's two moments
         "cache": cache,
-        "activations": tokens * shape.layers * shape.kept * number,
+        "folded": folded,
+        "activations": tokens * (whole_blocks * shape.kept + inputs * shape.width) * number,
         "logits": 0.0 if stage == "reward" else rows * answer * shape.vocabulary * 4.0 * KEPT_LOGITS,
     }
     # Rollouts and training do not overlap: the peak holds the larger of the cache and of what training keeps.
-    peak = max(parts["cache"], parts["activations"] + parts["logits"])
+    peak = max(parts["cache"] + parts["folded"], parts["activations"] + parts["logits"])
     return {**parts, "total": parts["weights"] + parts["adapters"] + parts["optimiser"] + peak + WORKSPACES}
 
 
@@ -173,16 +181,18 @@ def _part(shape: Shape, config: RunConfig, stage: str, precision: str, free: flo
 def fitted(shape: Shape, config: RunConfig, stages: Sequence[str], usual: str, free: float) -> tuple[RunConfig, bool]:
     """(`config` with what it leaves to the machine chosen for `free` bytes, whether it fits).
 
-    An "auto" precision becomes the machine's `usual` one where that fits in parts of any size, else NF4; one that was
-    set stays. A micro-batch that does not fit is halved until it does. Where nothing fits, the last precision that was
-    tried, an example at a time.
+    An "auto" precision becomes the machine's `usual` one where that fits in parts of any size, else NF4; with either,
+    "auto" recomputes blocks only where an example at a time does not fit otherwise. What was set stays. A micro-batch
+    that does not fit is halved until it does. Where nothing fits, what was tried last, an example at a time.
     """
     room = SPARE * free
-    wanted = (usual, "nf4") if config.precision == "auto" else (config.precision,)
+    precisions = (usual, "nf4") if config.precision == "auto" else (config.precision,)
+    ways: tuple[Recompute, ...] = ("never", "always") if config.recompute == "auto" else (config.recompute,)
     parts: dict[str, int | None] = {}
-    for precision in wanted:
+    for precision, way in product(precisions, ways):
+        config = replace(config, precision=precision, recompute=way)
         parts = {stage: _part(shape, config, stage, precision, room) for stage in stages}
         if None not in parts.values():
             break
     chosen = {s: replace(getattr(config, s), micro_batch=1 if size is None else size) for s, size in parts.items()}
-    return replace(config, precision=precision, **chosen), None not in parts.values()
+    return replace(config, **chosen), None not in parts.values()

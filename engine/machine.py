@@ -8,6 +8,8 @@ from typing import Any
 import psutil
 import pynvml
 
+FOLDED_BYTES = 256 << 20  # of weights that sampling holds twice at most, once with an adapter folded in
+
 
 def memory_in_use(device: str = "cpu") -> dict[str, float]:
     """Memory in GB, {"used", "total"}: the first GPU's where `device` is "cuda", else the machine's."""

@@ -1,7 +1,7 @@
 """A run's settings: what a person may set, checked before anything starts. Needs no torch."""
 
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -19,6 +19,8 @@ from engine.methods.settings import (
 from engine.sampling.settings import Sampling
 from engine.training.settings import Count, Natural, NotNegative, setting
 
+Recompute = Literal["auto", "always", "never"]
+
 
 @dataclass(frozen=True)
 class CompareConfig:
@@ -33,6 +35,11 @@ class RunConfig:
     """Everything a run was told. What is nested are the settings of the stage of that name."""
 
     precision: str = setting("auto", "float32, bf16 or nf4 weights; auto chooses for this machine.")
+    recompute: Recompute = setting(
+        "auto",
+        "Compute a block again on the way back rather than keep what it did: less memory, a third more time. "
+        "auto does so where nothing else fits.",
+    )
     tf32: bool = setting(True, "On a GPU that can, float32 products are of numbers rounded to TF32: faster.")
     threads: Natural = setting(0, "CPU threads; 0 for as many as torch finds.")
     reward_model: int | None = setting(None, "The version that scores for PPO and the policy gradient; the newest.")

@@ -29,6 +29,7 @@ from engine.methods.text import new_model, new_tokenizer, packed, read_texts, sp
 from engine.models.chat import Message, fits
 from engine.models.find import find_base, fingerprint
 from engine.models.load import choose_device, free_memory, load_base
+from engine.models.recompute import recompute
 from engine.models.roles import Roles
 from engine.prompts import load_prompts
 from engine.store import comparisons, conversations, feedback, models, runs
@@ -84,6 +85,8 @@ def load_roles(job: Job) -> tuple[Roles, str | None]:
     fit_to_machine(job)
     base = load_base(job.parent["base"], job.config.precision)
     job.keep({"precision": base.precision})
+    if job.config.recompute == "always":
+        recompute(base.model)
     if job.config.tf32 and base.device.type == "cuda":
         torch.set_float32_matmul_precision("high")
     if base.fingerprint != job.parent["base_fingerprint"]:
@@ -111,6 +114,7 @@ def fit_to_machine(job: Job) -> None:
     print(
         f"precision {job.config.precision}, about {needs / 1e9:.1f} GB of {free / 1e9:.1f} GB free"
         + "".join(f", {stage} takes {size} at a time" for stage, size in parts.items())
+        + (", blocks computed again on the way back" if job.config.recompute == "always" else "")
         + ("" if fits else "; this may not be enough"),
         flush=True,
     )

@@ -17,6 +17,7 @@ from engine.models.chat import Message
 from engine.models.roles import Roles, ScalarHead
 from engine.training.batches import spread
 from engine.training.context import Context, clip_and_step
+from engine.training.optimizers import adamw
 from engine.training.parts import Parts
 from engine.training.passes import Scorer, response_pass, states_before
 
@@ -37,7 +38,7 @@ class PPO:
         if config.value_adapter:
             roles.add("value", rank=config.rank, seed=config.seed + 1)
             groups.append({"params": roles.parameters("value"), "lr": config.learning_rate})
-        self.optimizer = torch.optim.AdamW(groups, weight_decay=0.0, fused=True)
+        self.optimizer = adamw(groups, config.optimizer)
         self.parts = Parts(config.micro_batch)
         self.reads_states = not config.value_adapter  # they are the policy's
 

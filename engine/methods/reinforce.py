@@ -18,6 +18,7 @@ from engine.methods.settings import ReinforceConfig
 from engine.models.chat import Message
 from engine.models.roles import Roles
 from engine.training.context import Context, clip_and_step
+from engine.training.optimizers import adamw
 from engine.training.parts import Parts
 from engine.training.passes import Scorer, response_pass
 
@@ -34,7 +35,7 @@ class Reinforce:
             )
         self.roles, self.config = roles, config
         weights = roles.parameters("policy")
-        self.optimizer = torch.optim.AdamW(weights, lr=config.learning_rate, weight_decay=0.0, fused=True)
+        self.optimizer = adamw(weights, config.optimizer, config.learning_rate)
         self.parts = Parts(config.micro_batch)
 
     def advantages(self, experience: Experience) -> Tensor:

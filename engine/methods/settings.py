@@ -3,7 +3,17 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from engine.training.settings import Count, FitConfig, Natural, NotNegative, Positive, Share, setting
+from engine.training.settings import (
+    OPTIMIZER,
+    Count,
+    FitConfig,
+    Natural,
+    NotNegative,
+    Optimizer,
+    Positive,
+    Share,
+    setting,
+)
 
 
 @dataclass(frozen=True)
@@ -90,6 +100,7 @@ class OnlineConfig:
     episodes: Count = setting(64, "Answers per update.")
     samples: Count = setting(1, "Answers to the same prompt among them.")
     learning_rate: Positive = setting(4e-4, "Learning rate of the policy's adapter.")
+    optimizer: Optimizer = setting("adamw", OPTIMIZER)
     final_rate: Share = setting(0.1, "Share of the learning rates that is left at the end, after a linear decay.")
     rank: Count = setting(16, "Rank of the policy's adapter.")
     kl_coefficient: NotNegative = setting(0.2, "Price of a nat of KL to the reference, at the start.")

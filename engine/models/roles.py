@@ -17,11 +17,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from engine.errors import UserError
+from engine.machine import FOLDED_BYTES
 from engine.models.load import Base
 from engine.models.lora import make_lean
 from engine.models.shift import AdvantageShift, load_shift
-
-FOLDED_BYTES = 256 << 20  # of weights that `answering` holds twice at most
 
 
 class ScalarHead(nn.Module):

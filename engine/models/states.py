@@ -7,7 +7,7 @@ Of the last block only what leads to the wanted states is computed.
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -17,6 +17,7 @@ from transformers import AttentionInterface
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from engine.models.layout import Layout, lay_out
+from engine.models.recompute import recomputing
 
 SIDE_BY_SIDE = "side_by_side"  # the name by which transformers finds the attention below
 
@@ -101,7 +102,13 @@ def _is_plain(block: nn.Module) -> bool:
 def _side_by_side(model: Any, ids: Tensor, mask: Tensor, wanted: Tensor) -> Tensor:
     layout = lay_out(ids, mask)
     needed, back = layout.nodes[wanted].unique(return_inverse=True)
-    with _attending_by_rows(model), _last_block_for(model, needed):
+
+    @contextmanager
+    def surroundings() -> Iterator[None]:
+        with _attending_by_rows(model), _last_block_for(model, needed):
+            yield
+
+    with surroundings(), recomputing(model, surroundings):
         states = model.get_decoder()(
             input_ids=layout.ids.unsqueeze(0),
             position_ids=layout.positions.unsqueeze(0),
@@ -116,7 +123,8 @@ def _padded(model: Any, ids: Tensor, mask: Tensor, wanted: Tensor) -> Tensor:
     order = torch.argsort(~mask, dim=-1, stable=True)
     width = int(mask.sum(-1).max())
     ids, wanted = ids.gather(-1, order)[:, :width], wanted.gather(-1, order)[:, :width]
-    return model.get_decoder()(input_ids=ids, use_cache=False)[0][wanted]
+    with recomputing(model, nullcontext):
+        return model.get_decoder()(input_ids=ids, use_cache=False)[0][wanted]
 
 
 @torch.no_grad()

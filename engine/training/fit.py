@@ -16,6 +16,7 @@ from torch import Tensor
 
 from engine.training import checkpoint
 from engine.training.context import Context, Stopped, clip_and_step
+from engine.training.optimizers import adamw
 from engine.training.parts import Parts
 from engine.training.settings import FitConfig
 
@@ -72,7 +73,7 @@ def fit(
     groups: AdamW's parameter groups with their peak learning rates. Raises Stopped, the state kept in `checkpoints`,
     where someone asked for that.
     """
-    optimizer = torch.optim.AdamW(groups, weight_decay=config.weight_decay, fused=True)
+    optimizer = adamw(groups, config.optimizer, weight_decay=config.weight_decay)
     trained = [p for group in groups for p in group["params"]]
     peaks = [group["lr"] for group in groups]
     total = config.steps(len(examples))

@@ -1,7 +1,7 @@
 """Kinds of settings, and those that every method on stored examples has. Needs no torch."""
 
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -10,6 +10,9 @@ Natural = Annotated[int, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
+
+Optimizer = Literal["adamw", "adamw-8bit"]
+OPTIMIZER = "AdamW, with its moments in float32 or, in a quarter of the memory, in 8 bits."
 
 
 def setting(default: Any, meaning: str) -> Any:
@@ -24,6 +27,7 @@ class FitConfig:
     min_steps: Natural = setting(24, "Steps at least: little feedback is gone through more often.")
     micro_batch: Natural = setting(0, "Examples of a step at a time, to save memory; 0 for all at once.")
     learning_rate: Positive = setting(5e-4, "Learning rate at its peak.")
+    optimizer: Optimizer = setting("adamw", OPTIMIZER)
     weight_decay: NotNegative = setting(0.0, "AdamW's weight decay.")
     warmup: Share = setting(0.1, "Share of training in which the rate rises.")
     max_grad_norm: Positive = setting(1.0, "Gradients longer than this are shortened to it.")

@@ -72,7 +72,30 @@ def test_a_precision_that_was_set_stays_and_parts_get_smaller_only_where_they_mu
     config, fits = estimate.fitted(estimate.KNOWN["Llama-3-8B"], given, ("ppo",), "bf16", 14e9)
     assert not fits and (config.precision, config.ppo.micro_batch) == ("float32", 1)
     config, fits = estimate.fitted(estimate.KNOWN["Qwen2.5-0.5B"], given, ("ppo",), "bf16", 14e9)
-    assert fits and config == given
+    assert fits and config == replace(given, recompute="never")
+
+
+def test_blocks_are_computed_again_where_nothing_else_fits():
+    shape, stages = estimate.KNOWN["Llama-3-8B"], ("ppo",)
+    long = {"episodes": 4, "minibatches": 1, "max_new_tokens": 8192}
+    given = read_config({"precision": "nf4", "ppo": long})
+    kept = replace(given, recompute="never", ppo=replace(given.ppo, micro_batch=1))
+    least = estimate.memory(shape, kept, "ppo", "nf4")["total"]
+    config, fits = estimate.fitted(shape, given, stages, "bf16", 0.9 * least / estimate.SPARE)
+    assert fits and config.recompute == "always"
+    config, fits = estimate.fitted(
+        shape, replace(given, recompute="never"), stages, "bf16", 0.9 * least / estimate.SPARE
+    )
+    assert not fits and config.recompute == "never"
+
+
+def test_moments_in_8_bits_are_counted_as_such():
+    shape = estimate.KNOWN["Llama-3-8B"]
+    whole, small = (
+        estimate.memory(shape, read_config({"ppo": {"optimizer": kind}}), "ppo", "bf16")["optimiser"]
+        for kind in ("adamw", "adamw-8bit")
+    )
+    assert whole == 12 * shape.adapter(16) and small == pytest.approx(6.04 * shape.adapter(16))
 
 
 def test_time_is_told_before_the_first_run_from_what_there_is_to_do(store, pocket_base):

@@ -11,6 +11,7 @@ from engine.methods.settings import PPOConfig
 from engine.models import states
 from engine.models.layout import lay_out
 from engine.models.load import load_base
+from engine.models.recompute import recompute
 from engine.models.roles import Roles, ScalarHead
 from engine.models.token_log_probs import token_log_probs
 from engine.sampling.steps import LeanSteps, OwnSteps, steps_of
@@ -225,6 +226,31 @@ def test_log_probs_of_improbable_tokens_stay_finite(tiny_roles):
     found = token_log_probs(tiny_roles.base.model, hidden, least)
     assert torch.isfinite(found).all()
     assert torch.allclose(found, torch.log_softmax(logits, -1)[torch.arange(4), least])
+
+
+def test_blocks_computed_again_on_the_way_back_give_the_same_gradients(family_roles, way):
+    shaken(family_roles, "policy")
+    ids = torch.tensor([[5, 6, 7, 8], [5, 6, 9, 9]])
+    mask = torch.tensor([[1, 1, 1, 1], [1, 1, 1, 0]], dtype=torch.bool)
+    states.real_states(family_roles.base.model, ids, mask)  # tries once which way can be gone
+    calls = []
+    handles = [m.register_forward_hook(lambda *_: calls.append(1)) for m in family_roles._layers]
+    found = []
+    for again in (False, True):
+        if again:
+            recompute(family_roles.base.model)
+        calls.clear()
+        with family_roles.acting("policy", train=True) as model:
+            loss = states.real_states(model, ids, mask).square().sum()
+            with torch.no_grad():
+                states.real_states(model, ids, mask)
+        gradients = torch.autograd.grad(loss, family_roles.parameters("policy"))
+        found.append((len(calls), loss.detach(), *gradients))
+    for handle in handles:
+        handle.remove()
+    (once, *kept), (twice, *recomputed) = found
+    assert once < twice <= 1.5 * once  # of the pass with a gradient and the one without, the first is done twice
+    assert all(torch.equal(a, b) for a, b in zip(kept, recomputed, strict=True))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
