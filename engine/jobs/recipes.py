@@ -29,7 +29,6 @@ from engine.methods.text import new_model, new_tokenizer, packed, read_texts, sp
 from engine.models.chat import Message, fits
 from engine.models.find import find_base, fingerprint
 from engine.models.load import choose_device, free_memory, load_base
-from engine.models.recompute import recompute
 from engine.models.roles import Roles
 from engine.prompts import load_prompts
 from engine.store import comparisons, conversations, feedback, models, runs
@@ -85,8 +84,6 @@ def load_roles(job: Job) -> tuple[Roles, str | None]:
     fit_to_machine(job)
     base = load_base(job.parent["base"], job.config.precision)
     job.keep({"precision": base.precision})
-    if job.config.recompute == "always":
-        recompute(base.model)
     if job.config.tf32 and base.device.type == "cuda":
         torch.set_float32_matmul_precision("high")
     if base.fingerprint != job.parent["base_fingerprint"]:
@@ -95,6 +92,8 @@ def load_roles(job: Job) -> tuple[Roles, str | None]:
             f"({base.fingerprint} now, {job.parent['base_fingerprint']} then). Put the old weights back."
         )
     roles = Roles(base)
+    if job.config.recompute == "always":
+        roles.recompute()
     return roles, attach(roles, job.workspace, job.parent, "reference")
 
 

@@ -7,28 +7,39 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any
-from weakref import WeakSet
+from weakref import WeakKeyDictionary
 
 import torch
 from torch.utils.checkpoint import checkpoint
 
-_recomputed: WeakSet[Any] = WeakSet()  # models
+Surroundings = Callable[[], AbstractContextManager]
+_recomputed: WeakKeyDictionary[Any, Callable[[], Surroundings]] = WeakKeyDictionary()
 
 
-def recompute(model: Any) -> None:
-    """From now on compute the blocks of `model` again on the way back."""
-    _recomputed.add(model)
+def recompute(model: Any, as_now: Callable[[], Surroundings]) -> None:
+    """From now on compute the blocks of `model` again on the way back.
+
+    `as_now` is called at every pass; what it returns brings back, while it is entered, what `model` was then.
+    """
+    _recomputed[model] = as_now
 
 
 @contextmanager
-def recomputing(model: Any, surroundings: Callable[[], AbstractContextManager]) -> Iterator[None]:
+def recomputing(model: Any, surroundings: Surroundings) -> Iterator[None]:
     """For a pass in here whose gradient is wanted; on the way back blocks find the `surroundings` they had."""
     if model not in _recomputed or not torch.is_grad_enabled():
         yield
         return
+    before = _recomputed[model]()
+
+    @contextmanager
+    def once_more() -> Iterator[None]:
+        with before(), surroundings():
+            yield
+
     decoder = model.get_decoder()
     blocks = list(getattr(decoder, "layers", getattr(decoder, "h", [])))
-    again = partial(checkpoint, use_reentrant=False, context_fn=lambda: (nullcontext(), surroundings()))
+    again = partial(checkpoint, use_reentrant=False, context_fn=lambda: (nullcontext(), once_more()))
     for block in blocks:
         block.forward = partial(again, block.forward)
     try:

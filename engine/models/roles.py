@@ -5,8 +5,8 @@ reward model = base + its own adapter + a scalar head (Hu et al. 2021 for LoRA).
 """
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from engine.errors import UserError
 from engine.machine import FOLDED_BYTES
 from engine.models.load import Base
 from engine.models.lora import make_lean
+from engine.models.recompute import recompute
 from engine.models.shift import AdvantageShift, load_shift
 
 
@@ -138,6 +139,29 @@ class Roles:
         self._now = role
         # PEFT turns gradients on and off as it switches. A role that learns must keep its own until its loss has gone
         # back, and another role's pass may come in between.
+        self._let_learn()
+
+    def recompute(self) -> None:
+        """From now on compute the blocks again on the way back, as the role that they were."""
+        recompute(self.base.model, self._as_now)
+
+    def _as_now(self) -> Callable[[], AbstractContextManager]:
+        role, learning = self._now, set(self._learning)
+
+        @contextmanager
+        def back() -> Iterator[None]:
+            later = self._now, self._learning
+            self._become(role, learning)
+            try:
+                yield
+            finally:
+                self._become(*later)
+
+        return back
+
+    def _become(self, role: str | None, learning: set[str]) -> None:
+        self._learning = learning
+        self._switch(role)
         self._let_learn()
 
     def parameters(self, role: str) -> list[nn.Parameter]:

@@ -11,7 +11,6 @@ from engine.methods.settings import PPOConfig
 from engine.models import states
 from engine.models.layout import lay_out
 from engine.models.load import load_base
-from engine.models.recompute import recompute
 from engine.models.roles import Roles, ScalarHead
 from engine.models.token_log_probs import token_log_probs
 from engine.sampling.steps import LeanSteps, OwnSteps, steps_of
@@ -229,7 +228,10 @@ def test_log_probs_of_improbable_tokens_stay_finite(tiny_roles):
 
 
 def test_blocks_computed_again_on_the_way_back_give_the_same_gradients(family_roles, way):
-    shaken(family_roles, "policy")
+    family_roles.add("value", rank=4, seed=1)
+    for role in ("policy", "value"):
+        shaken(family_roles, role)
+    weights = [*family_roles.parameters("policy"), *family_roles.parameters("value")]
     ids = torch.tensor([[5, 6, 7, 8], [5, 6, 9, 9]])
     mask = torch.tensor([[1, 1, 1, 1], [1, 1, 1, 0]], dtype=torch.bool)
     states.real_states(family_roles.base.model, ids, mask)  # tries once which way can be gone
@@ -238,18 +240,20 @@ def test_blocks_computed_again_on_the_way_back_give_the_same_gradients(family_ro
     found = []
     for again in (False, True):
         if again:
-            recompute(family_roles.base.model)
+            family_roles.recompute()
         calls.clear()
-        with family_roles.acting("policy", train=True) as model:
-            loss = states.real_states(model, ids, mask).square().sum()
-            with torch.no_grad():
-                states.real_states(model, ids, mask)
-        gradients = torch.autograd.grad(loss, family_roles.parameters("policy"))
+        loss = 0.0
+        for role in ("policy", "value"):  # each is computed again as itself, whoever acted last
+            with family_roles.acting(role, train=True) as model:
+                loss = loss + states.real_states(model, ids, mask).square().sum()
+        with torch.no_grad(), family_roles.acting(None) as model:
+            states.real_states(model, ids, mask)
+        gradients = torch.autograd.grad(loss, weights)
         found.append((len(calls), loss.detach(), *gradients))
     for handle in handles:
         handle.remove()
     (once, *kept), (twice, *recomputed) = found
-    assert once < twice <= 1.5 * once  # of the pass with a gradient and the one without, the first is done twice
+    assert 1.4 * once < twice <= 1.67 * once  # of three passes, the two with gradients twice, up to what none needs
     assert all(torch.equal(a, b) for a, b in zip(kept, recomputed, strict=True))
 
 
