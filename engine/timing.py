@@ -121,7 +121,7 @@ def first_seconds(store: Store, method: str, config: RunConfig, shape: Shape, fe
     stages = stages_of(method)
     if not stages:
         return None
-    if method == "improve":
+    if method != "reward":  # what ends in a policy is compared with what it began as
         stages = (*stages, "compare")
     prompt, answer = lengths(store)
     speed = machine_speed() * (min(1.0, config.threads / (os.cpu_count() or 1)) if config.threads else 1.0)

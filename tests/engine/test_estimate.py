@@ -107,7 +107,12 @@ def test_time_is_told_before_the_first_run_from_what_there_is_to_do(store, pocke
     usual, more = told(), told(ppo={"updates": 140})
     assert 20 < usual < 2000  # on any machine that is used
     assert more - usual == pytest.approx(told("ppo", ppo={"updates": 140}) - told("ppo"))
-    assert told("ppo", ppo={"updates": 140}) == pytest.approx(140 / read_config({}).ppo.updates * told("ppo"))
+    updates = [told("ppo", ppo={"updates": number}) for number in (60, 120, 180)]
+    assert updates[2] - updates[1] == pytest.approx(updates[1] - updates[0])
     assert told(ppo={"epochs": 8}) > 1.3 * usual
-    assert told("dpo", 200) == pytest.approx(2 * told("dpo", 100), rel=0.1)
+    rankings = [told("dpo", number) for number in (200, 400, 800)]
+    assert rankings[2] - rankings[1] == pytest.approx(2 * (rankings[1] - rankings[0]), rel=0.01)
+    many = {"prompts": 640}  # every policy is compared at the end; a reward model is none
+    assert told("ppo", compare=many) - told("ppo") == pytest.approx(told(compare=many) - usual)
+    assert told("reward", compare=many) == told("reward")
     assert told("pretrain") is None
