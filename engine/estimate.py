@@ -16,7 +16,7 @@ from pathlib import Path
 
 from engine.errors import UserError
 from engine.jobs.config import Recompute, RunConfig
-from engine.machine import FOLDED_BYTES
+from engine.machine import FOLDED_BYTES, Precision
 
 PROMPT = 32  # tokens of a prompt, where nothing is known of it
 ANSWERED = 0.5  # share of the longest answer that an answer takes, where nothing is known of it
@@ -178,7 +178,9 @@ def _part(shape: Shape, config: RunConfig, stage: str, precision: str, free: flo
     return None
 
 
-def fitted(shape: Shape, config: RunConfig, stages: Sequence[str], usual: str, free: float) -> tuple[RunConfig, bool]:
+def fitted(
+    shape: Shape, config: RunConfig, stages: Sequence[str], usual: Precision, free: float
+) -> tuple[RunConfig, bool]:
     """(`config` with what it leaves to the machine chosen for `free` bytes, whether it fits).
 
     An "auto" precision becomes the machine's `usual` one where that fits in parts of any size, else NF4; with either,
@@ -186,7 +188,7 @@ def fitted(shape: Shape, config: RunConfig, stages: Sequence[str], usual: str, f
     that does not fit is halved until it does. Where nothing fits, what was tried last, an example at a time.
     """
     room = SPARE * free
-    precisions = (usual, "nf4") if config.precision == "auto" else (config.precision,)
+    precisions: tuple[Precision, ...] = (usual, "nf4") if config.precision == "auto" else (config.precision,)
     ways: tuple[Recompute, ...] = ("never", "always") if config.recompute == "auto" else (config.recompute,)
     parts: dict[str, int | None] = {}
     for precision, way in product(precisions, ways):

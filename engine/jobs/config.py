@@ -6,6 +6,7 @@ from typing import Any, Literal
 from pydantic import TypeAdapter, ValidationError
 
 from engine.errors import UserError
+from engine.machine import Precision
 from engine.methods.settings import (
     DPOConfig,
     ILQLConfig,
@@ -34,7 +35,7 @@ class CompareConfig:
 class RunConfig:
     """Everything a run was told. What is nested are the settings of the stage of that name."""
 
-    precision: str = setting("auto", "float32, bf16 or nf4 weights; auto chooses for this machine.")
+    precision: Precision = setting("auto", "float32, bf16 or nf4 weights; auto chooses for this machine.")
     recompute: Recompute = setting(
         "auto",
         "Compute a block again on the way back rather than keep what it did: less memory, a third more time. "

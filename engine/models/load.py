@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import psutil
 import torch
@@ -10,10 +10,10 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAn
 from transformers.utils import logging as transformers_logging
 
 from engine.errors import UserError
-from engine.machine import usual_precision
+from engine.machine import Precision, usual_precision
 from engine.models.find import find_base, fingerprint
 
-PRECISIONS = ("auto", "float32", "bf16", "nf4")
+PRECISIONS = get_args(Precision)
 
 transformers_logging.disable_progress_bar()
 transformers_logging.set_verbosity_error()
