@@ -20,13 +20,13 @@ from engine.machine import FOLDED_BYTES, Precision
 
 PROMPT = 32  # tokens of a prompt, where nothing is known of it
 ANSWERED = 0.5  # share of the longest answer that an answer takes, where nothing is known of it
+MOMENT = {"adamw": 4.0, "adamw-8bit": 1.02}  # bytes of a moment, with the scales of 8-bit blocks
 BYTES = {"float32": 4.0, "bf16": 2.0, "nf4": 0.53}  # a weight; NF4 with its doubly quantised scales
 
 # Tensors kept for a token in a block: so many of the model's width, of the keys' width and of the MLP's inner width.
 # Counting them by hand gives 11, 5 and 5; a tenth more is what runs on a CPU take (benchmarks/estimate.py), where the
 # pieces that are freed on the way are not all given back.
 KEPT_WIDTH, KEPT_KEYS, KEPT_INNER = 12.0, 5.5, 5.5
-MOMENT = {"adamw": 4.0, "adamw-8bit": 1.02}  # bytes of a number, with the scales of 8-bit blocks
 KEPT_LOGITS = 1.0  # probabilities in float32, which become their own gradient
 WORKSPACES = 40e6  # bytes that torch's kernels and its allocator take beside the tensors, by the same benchmark
 
@@ -117,7 +117,8 @@ def memory(
     settings = getattr(config, stage)
     number = 4.0 if precision == "float32" else 2.0
     quantised = BYTES[precision] if precision == "nf4" else number
-    weights = (shape.parameters - shape.embedding) * quantised + shape.embedding * number
+    inner = shape.parameters - shape.embedding
+    weights = inner * quantised + shape.embedding * number
     adapter = shape.adapter(settings.rank)
     online = stage in ("ppo", "reinforce")
     if online:
@@ -132,8 +133,7 @@ def memory(
         adapters, cache = 1, 0.0
     rows = min(rows, settings.micro_batch * (4 if stage == "reward" else 1)) if settings.micro_batch else rows
     tokens = rows * (prompt + answer)
-    blocks = (shape.parameters - shape.embedding) * number
-    folded = blocks if online and precision == "float32" and blocks <= FOLDED_BYTES else 0.0
+    folded = inner * number if online and precision == "float32" and inner * number <= FOLDED_BYTES else 0.0
     # Computed again on the way back, a block keeps its input until its turn comes.
     whole_blocks, inputs = (1, shape.layers) if config.recompute == "always" else (shape.layers, 0)
     parts = {

@@ -81,11 +81,10 @@ def test_blocks_are_computed_again_where_nothing_else_fits():
     given = read_config({"precision": "nf4", "ppo": long})
     kept = replace(given, recompute="never", ppo=replace(given.ppo, micro_batch=1))
     least = estimate.memory(shape, kept, "ppo", "nf4")["total"]
-    config, fits = estimate.fitted(shape, given, stages, "bf16", 0.9 * least / estimate.SPARE)
+    free = 0.9 * least / estimate.SPARE
+    config, fits = estimate.fitted(shape, given, stages, "bf16", free)
     assert fits and config.recompute == "always"
-    config, fits = estimate.fitted(
-        shape, replace(given, recompute="never"), stages, "bf16", 0.9 * least / estimate.SPARE
-    )
+    config, fits = estimate.fitted(shape, replace(given, recompute="never"), stages, "bf16", free)
     assert not fits and config.recompute == "never"
 
 
