@@ -8,7 +8,7 @@ from typing import Any, Literal
 import psutil
 import pynvml
 
-Precision = Literal["auto", "float32", "bf16", "nf4"]
+Precision = Literal["auto", "float32", "bf16", "float16", "nf4"]
 FOLDED_BYTES = 256 << 20  # of weights that sampling holds twice at most, once with an adapter folded in
 
 
@@ -19,11 +19,6 @@ def memory_in_use(device: str = "cpu") -> dict[str, float]:
         return {"used": held.used / 1e9, "total": held.total / 1e9}
     memory = psutil.virtual_memory()
     return {"used": (memory.total - memory.available) / 1e9, "total": memory.total / 1e9}
-
-
-def usual_precision(device: str) -> Precision:
-    """float32 on a "cpu", where bf16 is far slower; bf16 on a GPU ("cuda")."""
-    return "float32" if device == "cpu" else "bf16"
 
 
 @cache

@@ -12,8 +12,10 @@ from functools import cache
 
 import numpy as np
 
-from engine.estimate import ANSWERED, PROMPT, Shape, stages_of
+from engine.estimate import ANSWERED, PROMPT, stages_of
 from engine.jobs.config import RunConfig, read_config
+from engine.models.precision import fastest, known
+from engine.models.shape import Shape
 from engine.store import runs
 from engine.store.db import Store
 
@@ -81,9 +83,10 @@ def lengths(store: Store) -> tuple[int, int]:
 class Clock:
     """What a CPU of `speed` operations a second takes for passes and answers of a model."""
 
-    def __init__(self, shape: Shape, speed: float, prompt: int = 0, answer: int = 0):
+    def __init__(self, shape: Shape, speed: float, prompt: int = 0, answer: int = 0, recompute: bool = False):
         self.shape, self.speed = shape, speed * REACHED
         self.prompt, self.answer = prompt or PROMPT, answer
+        self.there_and_back = THERE_AND_BACK + recompute  # blocks computed again are one more pass
 
     def _reading(self, tokens: int, heads: int) -> float:
         """Blocks over so many tokens, and the vocabulary for `heads` of them."""
@@ -94,7 +97,7 @@ class Clock:
     def passing(self, rows: int, heads: bool = True, train: bool = False) -> float:
         """One pass over `rows` prompts with their answers; with `heads`, to the vocabulary too."""
         reading = self._reading(rows * (self.prompt + self.answer), heads * rows * self.answer)
-        return (reading + self.shape.layers * BLOCK_PASS) * (THERE_AND_BACK if train else 1)
+        return (reading + self.shape.layers * BLOCK_PASS) * (self.there_and_back if train else 1)
 
     def answering(self, rows: int, longest: int) -> float:
         """Writing an answer to each of `rows` prompts at once."""
@@ -125,5 +128,13 @@ def first_seconds(store: Store, method: str, config: RunConfig, shape: Shape, fe
         stages = (*stages, "compare")
     prompt, answer = lengths(store)
     speed = machine_speed() * (min(1.0, config.threads / (os.cpu_count() or 1)) if config.threads else 1.0)
-    clock = Clock(shape, speed, prompt, answer or int(ANSWERED * config.ppo.max_new_tokens))
-    return sum(clock.stage(config, stage, feedback) for stage in stages)
+    answer = answer or int(ANSWERED * config.ppo.max_new_tokens)
+    clock = Clock(shape, speed, prompt, answer, config.recompute == "always")
+    return _pace(shape, config) * sum(clock.stage(config, stage, feedback) for stage in stages)
+
+
+def _pace(shape: Shape, config: RunConfig) -> float:
+    """How much longer passes in the run's precision take here than in float32; 1 where that was never tried."""
+    precision = fastest(shape, "cpu") if config.precision == "nf4" else config.precision
+    seconds = known(shape, "cpu")
+    return seconds[precision] / seconds["float32"] if precision in seconds else 1.0

@@ -12,6 +12,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 import engine
+from engine.models import precision as precisions
 from engine.models.load import load_base
 from engine.models.roles import Roles
 
@@ -96,6 +97,13 @@ def pocket_base():
 @pytest.fixture
 def pocket_roles():
     return Roles(load_base("pocket"))
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """A cache folder of the test's own: nothing is known of this machine yet."""
+    monkeypatch.setattr(precisions, "user_cache_path", lambda name: tmp_path / "cache")
+    return tmp_path / "cache"
 
 
 @pytest.fixture

@@ -35,7 +35,9 @@ class CompareConfig:
 class RunConfig:
     """Everything a run was told. What is nested are the settings of the stage of that name."""
 
-    precision: Precision = setting("auto", "float32, bf16 or nf4 weights; auto chooses for this machine.")
+    precision: Precision = setting(
+        "auto", "How weights are held; auto: what this machine is fastest in, nf4 where that does not fit."
+    )
     recompute: Recompute = setting(
         "auto",
         "Compute a block again on the way back rather than keep what it did: less memory, a third more time. "

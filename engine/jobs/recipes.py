@@ -14,7 +14,6 @@ from engine.evaluation.reward_report import reward_report
 from engine.feedback.examples import held_out, split_by_prompt
 from engine.feedback.gather import gather_rankings, gather_valued
 from engine.jobs.config import RunConfig, read_config
-from engine.machine import usual_precision
 from engine.methods.dpo import train_dpo
 from engine.methods.function import load_function
 from engine.methods.ilql import train_ilql
@@ -29,7 +28,9 @@ from engine.methods.text import new_model, new_tokenizer, packed, read_texts, sp
 from engine.models.chat import Message, fits
 from engine.models.find import find_base, fingerprint
 from engine.models.load import choose_device, free_memory, load_base
+from engine.models.precision import choose
 from engine.models.roles import Roles
+from engine.models.shape import shape_of
 from engine.prompts import load_prompts
 from engine.store import comparisons, conversations, feedback, models, runs
 from engine.store.db import Store
@@ -104,11 +105,12 @@ def fit_to_machine(job: Job) -> None:
         return  # nothing is known of what it takes: loading chooses by the weights alone
     free = free_memory(device)
     try:
-        shape = estimate.shape_of(find_base(job.parent["base"]))
+        shape = shape_of(find_base(job.parent["base"]))
     except UserError:
         return  # of a kind that cannot be estimated: whole batches, which are halved should memory run out
-    job.config, fits = estimate.fitted(shape, job.config, stages, usual_precision(device.type), free)
-    needs = estimate.most(shape, job.config, stages)
+    usual = choose(shape, device.type)
+    job.config, fits = estimate.fitted(shape, job.config, stages, usual, free)
+    needs = estimate.most(shape, job.config, stages, usual)
     parts = {stage: size for stage in stages if (size := getattr(job.config, stage).micro_batch)}
     print(
         f"precision {job.config.precision}, about {needs / 1e9:.1f} GB of {free / 1e9:.1f} GB free"

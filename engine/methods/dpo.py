@@ -80,4 +80,4 @@ def train_dpo(
     examples = prepare(roles, reference, rankings, config.max_length)
     groups = [{"params": roles.parameters("policy"), "lr": config.learning_rate}]
     objective = DirectPreference(roles, config.beta)
-    return fit("dpo", examples, objective, groups, config, context or Silent(), checkpoints)
+    return fit("dpo", examples, objective, groups, config, context or Silent(), checkpoints, roles.base.half)

@@ -127,6 +127,6 @@ def train_ilql(
         {"params": list(objective.shift.parameters()), "lr": config.head_learning_rate},
     ]
     try:
-        return fit("ilql", examples, objective, groups, config, context or Silent(), checkpoints)
+        return fit("ilql", examples, objective, groups, config, context or Silent(), checkpoints, roles.base.half)
     finally:  # stopped early, what was learned counts all the same
         roles.shifts["policy"] = objective.shift.requires_grad_(False)

@@ -87,4 +87,4 @@ def train_kto(
         raise UserError("KTO learns from good and from bad answers. Give some a thumb up and some a thumb down.")
     groups = [{"params": roles.parameters("policy"), "lr": config.learning_rate}]
     objective = KahnemanTversky(roles, config)
-    return fit("kto", examples, objective, groups, config, context or Silent(), checkpoints)
+    return fit("kto", examples, objective, groups, config, context or Silent(), checkpoints, roles.base.half)

@@ -22,6 +22,7 @@ from engine.sampling.rollout import Rollout, rollout
 from engine.sampling.settings import Sampling
 from engine.training import checkpoint
 from engine.training.context import Context, Silent, Stopped
+from engine.training.optimizers import Steps
 from engine.training.passes import Scorer, response_pass
 
 CHECKPOINT_EVERY = 10  # updates
@@ -48,7 +49,7 @@ class Learner(Protocol):
     """What a method does with experience. It trains the role "policy", which must exist."""
 
     @property
-    def optimizer(self) -> torch.optim.Optimizer: ...
+    def steps(self) -> Steps: ...
 
     @property
     def reads_states(self) -> bool:
@@ -135,17 +136,19 @@ def train_online(
     context = context or Silent()
     controller = losses.AdaptiveKL(config.kl_coefficient, config.kl_target, config.kl_horizon)
     best = Best(roles, scorer, held_out or [], config)
-    peaks = [group["lr"] for group in learner.optimizer.param_groups]
+    steps = learner.steps
+    peaks = [group["lr"] for group in steps.optimizer.param_groups]
     first = 0
-    if checkpoints and (state := checkpoint.load(checkpoints, [learner.optimizer])):
+    if checkpoints and (state := checkpoint.load(checkpoints, [steps.optimizer])):
+        steps.scaler.load_state_dict(state["scale"])
         controller.coefficient, first = state["kl_coefficient"], state["update"]
         best.score, best.weights = state["best_score"], state["best_weights"]
 
     def save(update: int) -> None:
         if checkpoints:
             checkpoint.save(
-                checkpoints, [learner.optimizer], kl_coefficient=controller.coefficient, update=update,
-                best_score=best.score, best_weights=best.weights,
+                checkpoints, [steps.optimizer], scale=steps.scaler.state_dict(), update=update,
+                kl_coefficient=controller.coefficient, best_score=best.score, best_weights=best.weights,
             )  # fmt: skip
 
     prompts = [encode_prompt(roles.tokenizer, c, room=config.max_new_tokens) for c in conversations]
@@ -158,7 +161,7 @@ def train_online(
                 save(update)
                 best.put_back()
             raise
-        for group, peak in zip(learner.optimizer.param_groups, peaks, strict=True):
+        for group, peak in zip(steps.optimizer.param_groups, peaks, strict=True):
             group["lr"] = peak * (1 - (1 - config.final_rate) * update / config.updates)
         rng = random.Random(f"{config.seed} {update}")
         chosen = [rng.randrange(len(prompts)) for _ in range(max(config.episodes // config.samples, 1))]

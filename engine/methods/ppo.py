@@ -16,8 +16,8 @@ from engine.methods.settings import PPOConfig
 from engine.models.chat import Message
 from engine.models.roles import Roles, ScalarHead
 from engine.training.batches import spread
-from engine.training.context import Context, clip_and_step
-from engine.training.optimizers import adamw
+from engine.training.context import Context
+from engine.training.optimizers import Steps, adamw
 from engine.training.parts import Parts
 from engine.training.passes import Scorer, response_pass, states_before
 
@@ -38,7 +38,7 @@ class PPO:
         if config.value_adapter:
             roles.add("value", rank=config.rank, seed=config.seed + 1)
             groups.append({"params": roles.parameters("value"), "lr": config.learning_rate})
-        self.optimizer = adamw(groups, config.optimizer)
+        self.steps = Steps(adamw(groups, config.optimizer), config.max_grad_norm, roles.base.half)
         self.parts = Parts(config.micro_batch)
         self.reads_states = not config.value_adapter  # they are the policy's
 
@@ -73,7 +73,6 @@ class PPO:
         """Clipped steps on one batch. Stops early where the policy has moved further than `stop_kl`."""
         config, drawn, mask = self.config, experience.rollout, experience.rollout.response_mask
         old_values, advantages, returns = self.estimate(experience)
-        trained = [p for group in self.optimizer.param_groups for p in group["params"]]
         totals: dict[str, list[float]] = {}
         steps = minibatches(len(mask), config.epochs, config.minibatches, seed, mask.device)
         for step, whole in enumerate(steps):
@@ -86,21 +85,21 @@ class PPO:
                 now, old = mask[rows], drawn.log_probs[rows]
                 loss_policy = losses.policy_loss(log_probs, old, advantages[rows], now, config.clip, tokens)
                 loss_value = losses.value_loss(values, old_values[rows], returns[rows], now, config.value_clip, tokens)
-                (loss_policy + config.value_weight * loss_value).backward()
+                self.steps.back(loss_policy + config.value_weight * loss_value)
                 moved = losses.approximate_kl(log_probs.detach(), old, now, tokens)
                 return torch.stack([loss_policy.detach(), loss_value.detach(), moved])
 
-            shares = self.parts.each(len(whole), part, lambda: self.optimizer.zero_grad(set_to_none=True))
+            shares = self.parts.each(len(whole), part, self.steps.forget)
             figures = torch.stack(shares).sum(0).tolist()
             sums = dict(zip(("policy_loss", "value_loss", "approximate_kl"), figures, strict=True))
             if sums["approximate_kl"] > config.stop_kl:
-                self.optimizer.zero_grad(set_to_none=True)
+                self.steps.forget()
                 return {k: sum(v) / len(v) for k, v in totals.items()} | {"approximate_kl": sums["approximate_kl"]}
             if self.extra_loss is not None and config.pretraining_weight:
                 extra = self.extra_loss(seed + step)
-                (config.pretraining_weight * extra).backward()
+                self.steps.back(config.pretraining_weight * extra)
                 sums["pretraining_loss"] = float(extra.detach())
-            sums["grad_norm"] = clip_and_step(self.optimizer, trained, config.max_grad_norm)
+            sums["grad_norm"] = self.steps.step()
             for key, number in sums.items():
                 totals.setdefault(key, []).append(number)
         return {k: sum(v) / len(v) for k, v in totals.items()}

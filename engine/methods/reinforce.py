@@ -17,8 +17,8 @@ from engine.methods.online import Experience, minibatches, train_online
 from engine.methods.settings import ReinforceConfig
 from engine.models.chat import Message
 from engine.models.roles import Roles
-from engine.training.context import Context, clip_and_step
-from engine.training.optimizers import adamw
+from engine.training.context import Context
+from engine.training.optimizers import Steps, adamw
 from engine.training.parts import Parts
 from engine.training.passes import Scorer, response_pass
 
@@ -34,8 +34,8 @@ class Reinforce:
                 f"The baseline {config.baseline} compares answers to one prompt: set reinforce.samples to 2 or more."
             )
         self.roles, self.config = roles, config
-        weights = roles.parameters("policy")
-        self.optimizer = adamw(weights, config.optimizer, config.learning_rate)
+        optimizer = adamw(roles.parameters("policy"), config.optimizer, config.learning_rate)
+        self.steps = Steps(optimizer, config.max_grad_norm, roles.base.half)
         self.parts = Parts(config.micro_batch)
 
     def advantages(self, experience: Experience) -> Tensor:
@@ -47,7 +47,6 @@ class Reinforce:
     def learn(self, experience: Experience, seed: int) -> dict[str, float]:
         config, drawn, mask = self.config, experience.rollout, experience.rollout.response_mask
         advantages = self.advantages(experience)
-        trained = self.roles.parameters("policy")
         totals: dict[str, list[float]] = {}
         for whole in minibatches(len(mask), config.epochs, config.minibatches, seed, mask.device):
             tokens = int(mask[whole].sum())
@@ -59,14 +58,14 @@ class Reinforce:
                 with self.roles.acting("policy", train=True) as model:
                     log_probs, _ = response_pass(model, None, drawn, rows, config.temperature)
                 loss = losses.reinforce_losses(log_probs, old, advantages[rows], now, config.clip).sum() / len(whole)
-                loss.backward()
+                self.steps.back(loss)
                 moved = losses.approximate_kl(log_probs.detach(), old, now, tokens)
                 return torch.stack([loss.detach(), moved])
 
-            shares = self.parts.each(len(whole), part, lambda: self.optimizer.zero_grad(set_to_none=True))
+            shares = self.parts.each(len(whole), part, self.steps.forget)
             figures = torch.stack(shares).sum(0).tolist()
             sums = dict(zip(("policy_loss", "approximate_kl"), figures, strict=True))
-            sums["grad_norm"] = clip_and_step(self.optimizer, trained, config.max_grad_norm)
+            sums["grad_norm"] = self.steps.step()
             for key, number in sums.items():
                 totals.setdefault(key, []).append(number)
         return {k: sum(v) / len(v) for k, v in totals.items()}

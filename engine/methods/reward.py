@@ -236,7 +236,8 @@ def train_reward(
             {"params": roles.parameters(role), "lr": config.learning_rate},
             {"params": [*head.parameters(), objective.first_cut, objective.gaps], "lr": config.head_learning_rate},
         ]
-        fit("reward", examples, objective, groups, own, context, checkpoints / role if checkpoints else None)
+        kept = checkpoints / role if checkpoints else None
+        fit("reward", examples, objective, groups, own, context, kept, roles.base.half)
         head.requires_grad_(False)
     reward = RewardModel(roles, members)
     right, pairs = accuracy(reward, test)

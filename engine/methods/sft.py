@@ -65,7 +65,7 @@ def train_sft(
         raise UserError("There is no answer to copy yet. Edit an answer, rate one 4 or higher, or import some.")
     encoded = [encode(roles, e, config.max_length) for e in examples]
     groups = [{"params": roles.parameters("policy"), "lr": config.learning_rate}]
-    return fit("sft", encoded, Imitation(roles), groups, config, context or Silent(), checkpoints)
+    return fit("sft", encoded, Imitation(roles), groups, config, context or Silent(), checkpoints, roles.base.half)
 
 
 def demonstration_loss(roles: Roles, examples: Sequence[Valued], config: SFTConfig) -> Callable[[int], Tensor]:

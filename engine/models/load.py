@@ -1,5 +1,6 @@
 """Load a base model in a precision that suits the machine."""
 
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -10,10 +11,13 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAn
 from transformers.utils import logging as transformers_logging
 
 from engine.errors import UserError
-from engine.machine import Precision, usual_precision
+from engine.machine import Precision
+from engine.models import precision as precisions
 from engine.models.find import find_base, fingerprint
+from engine.models.shape import Shape, shape_of
 
 PRECISIONS = get_args(Precision)
+DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16, "float16": torch.float16}
 
 transformers_logging.disable_progress_bar()
 transformers_logging.set_verbosity_error()
@@ -30,6 +34,11 @@ class Base:
     precision: str
     device: torch.device
 
+    @property
+    def half(self) -> bool:
+        """Whether it computes in float16, in which small gradients are rounded to zero."""
+        return self.model.dtype == torch.float16
+
 
 def choose_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -40,10 +49,18 @@ def free_memory(device: torch.device) -> float:
     return float(psutil.virtual_memory().available if device.type == "cpu" else torch.cuda.mem_get_info(device)[0])
 
 
-def choose_precision(path: Path, device: torch.device) -> str:
-    """The usual one where the weights fit with room to answer, else NF4. (A run's is chosen by `engine.estimate`.)"""
-    weights = sum(f.stat().st_size for f in path.glob("*.safetensors")) * (2 if device.type == "cpu" else 1)
-    return usual_precision(device.type) if weights * 1.25 < free_memory(device) else "nf4"
+def fastest_precision(path: Path, device: torch.device) -> Precision:
+    """What this machine is fastest in with a model of that kind; the usual one where its shape cannot be told."""
+    shape: Shape | None = None
+    with suppress(UserError):
+        shape = shape_of(path)
+    return precisions.choose(shape, device.type)
+
+
+def _fits(path: Path, precision: Precision, device: torch.device) -> bool:
+    """Whether the weights fit with room to answer. (For a run `engine.estimate` tells.)"""
+    stored = sum(f.stat().st_size for f in path.glob("*.safetensors"))  # mostly in two bytes a number
+    return 1.25 * stored * (2 if precision == "float32" else 1) < free_memory(device)
 
 
 def load_base(name: str, precision: str = "auto", device: torch.device | None = None) -> Base:
@@ -56,9 +73,13 @@ def load_base(name: str, precision: str = "auto", device: torch.device | None = 
         raise UserError(f'Precision "{precision}" is unknown. Choose one of {", ".join(PRECISIONS)}.')
     path = find_base(name)
     device = device or choose_device()
-    if precision == "auto":
-        precision = choose_precision(path, device)
-    options: dict = {"dtype": torch.float32 if device.type == "cpu" else torch.bfloat16}
+    if precision in ("auto", "nf4"):  # NF4's weights are unpacked to what is computed in
+        fastest = fastest_precision(path, device)
+        options: dict = {"dtype": DTYPES[fastest]}
+        if precision == "auto":
+            precision = fastest if _fits(path, fastest, device) else "nf4"
+    else:
+        options = {"dtype": DTYPES[precision]}
     if precision == "nf4":
         options["quantization_config"] = BitsAndBytesConfig(
             load_in_4bit=True,
@@ -67,10 +88,6 @@ def load_base(name: str, precision: str = "auto", device: torch.device | None = 
             bnb_4bit_compute_dtype=options["dtype"],
         )
         options["device_map"] = {"": device}
-    elif precision == "float32":
-        options["dtype"] = torch.float32
-    elif precision == "bf16":
-        options["dtype"] = torch.bfloat16
     try:
         AutoConfig.from_pretrained(path, trust_remote_code=False, local_files_only=True)
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False, local_files_only=True)

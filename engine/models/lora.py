@@ -11,7 +11,7 @@ import torch
 from peft.tuners.lora import Linear
 from torch import Tensor, nn
 
-LEAN = (torch.float32, torch.bfloat16)  # kinds of weights, and of what goes through them
+LEAN = (torch.float32, torch.bfloat16, torch.float16)  # kinds of weights, and of what goes through them
 
 
 class LoraProduct(torch.autograd.Function):

@@ -2,9 +2,6 @@
 
 from typing import Protocol
 
-import torch
-from torch import nn
-
 
 class Stopped(Exception):
     """Someone asked the run to stop; what it had reached is kept."""
@@ -42,11 +39,3 @@ class Silent:
 
     def sample(self, step: int, prompt: str, text: str, reward: float) -> None:
         pass
-
-
-def clip_and_step(optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter], limit: float) -> float:
-    """One optimiser step with the gradient's norm held to `limit`; returns the norm before."""
-    norm = torch.nn.utils.clip_grad_norm_(parameters, limit)
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
-    return float(norm)

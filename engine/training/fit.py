@@ -11,12 +11,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Generic, TypeVar
 
-import torch
 from torch import Tensor
 
 from engine.training import checkpoint
-from engine.training.context import Context, Stopped, clip_and_step
-from engine.training.optimizers import adamw
+from engine.training.context import Context, Stopped
+from engine.training.optimizers import Steps, adamw
 from engine.training.parts import Parts
 from engine.training.settings import FitConfig
 
@@ -67,18 +66,21 @@ def fit(
     config: FitConfig,
     context: Context,
     checkpoints: Path | None = None,
+    half: bool = False,
 ) -> dict[str, float]:
     """Minimise `objective` over `examples` with AdamW; returns the last step's figures.
 
-    groups: AdamW's parameter groups with their peak learning rates. Raises Stopped, the state kept in `checkpoints`,
-    where someone asked for that.
+    groups: AdamW's parameter groups with their peak learning rates. half: whether the base computes in float16.
+    Raises Stopped, the state kept in `checkpoints`, where someone asked for that.
     """
     optimizer = adamw(groups, config.optimizer, weight_decay=config.weight_decay)
-    trained = [p for group in groups for p in group["params"]]
+    steps = Steps(optimizer, config.max_grad_norm, half)
     peaks = [group["lr"] for group in groups]
     total = config.steps(len(examples))
     kept = checkpoint.load(checkpoints, [optimizer]) if checkpoints else {}
     first = kept.get("step", 0)
+    if kept:
+        steps.scaler.load_state_dict(kept["scale"])
     for tensor, value in zip(objective.state(), kept.get("state", []), strict=bool(kept)):
         tensor.copy_(value)
     figures: dict[str, float] = {}
@@ -87,7 +89,9 @@ def fit(
 
     def save(step: int) -> None:
         if checkpoints and step:
-            checkpoint.save(checkpoints, [optimizer], step=step, state=objective.state())
+            checkpoint.save(
+                checkpoints, [optimizer], scale=steps.scaler.state_dict(), step=step, state=objective.state()
+            )
 
     for step in range(first, total):
         try:
@@ -98,8 +102,8 @@ def fit(
         scale = schedule((step + 1) / total, config.warmup)
         for group, peak in zip(optimizer.param_groups, peaks, strict=True):
             group["lr"] = peak * scale
-        figures = _accumulate(objective, batches_of(examples, config, step), parts, optimizer)
-        figures["grad_norm"] = clip_and_step(optimizer, trained, config.max_grad_norm)
+        figures = _accumulate(objective, batches_of(examples, config, step), parts, steps)
+        figures["grad_norm"] = steps.step()
         objective.stepped()
         context.metrics(stage, step + 1, figures)
         if time.monotonic() - saved > checkpoint.EVERY:
@@ -111,19 +115,17 @@ def fit(
     return figures
 
 
-def _accumulate(
-    objective: Objective[Example], batch: list[Example], parts: Parts, optimizer: torch.optim.Optimizer
-) -> dict[str, float]:
+def _accumulate(objective: Objective[Example], batch: list[Example], parts: Parts, steps: Steps) -> dict[str, float]:
     """Leave the gradient of the batch's mean loss; returns the batch's figures."""
     objective.begin(batch)
     weight = sum(map(objective.weight, batch)) or 1.0
 
     def part(start: int, end: int) -> tuple[float, Figures]:
         loss, figures = objective.loss(batch[start:end])
-        (loss / weight).backward()
+        steps.back(loss / weight)
         return float(loss.detach()) / weight, figures
 
-    done = parts.each(len(batch), part, lambda: optimizer.zero_grad(set_to_none=True))
+    done = parts.each(len(batch), part, steps.forget)
     sums: dict[str, list[float]] = {}
     for name, (value, count) in (item for _, figures in done for item in figures.items()):
         kept = sums.setdefault(name, [0.0, 0.0])

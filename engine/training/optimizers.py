@@ -1,8 +1,9 @@
-"""The optimiser of every method that trains adapters."""
+"""The optimiser of every method that trains adapters, and how it steps."""
 
 from typing import Any
 
 import torch
+from torch import Tensor
 
 
 def adamw(parameters: Any, kind: str, rate: float = 1e-3, weight_decay: float = 0.0) -> torch.optim.Optimizer:
@@ -15,3 +16,34 @@ def adamw(parameters: Any, kind: str, rate: float = 1e-3, weight_decay: float = 
 
         return AdamW8bit(parameters, lr=rate, weight_decay=weight_decay)
     return torch.optim.AdamW(parameters, lr=rate, weight_decay=weight_decay, fused=True)
+
+
+class Steps:
+    """Losses on their way back, in parts, and a step once all are there.
+
+    A base that computes in float16 (`half`) rounds small gradients to zero: losses on it are scaled up on their way
+    back, and a step whose gradients overflowed is left out and the scale halved (Micikevicius et al. 2018, section
+    3.2).
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer, limit: float, half: bool):
+        self.optimizer, self.limit = optimizer, limit
+        self.trained = [p for group in optimizer.param_groups for p in group["params"]]
+        self.scaler = torch.amp.GradScaler(self.trained[0].device.type, init_scale=2.0**12, enabled=half)
+
+    def back(self, loss: Tensor) -> None:
+        """Add the gradients of `loss` to those that are there."""
+        self.scaler.scale(loss).backward()
+
+    def forget(self) -> None:
+        """Drop the gradients that are there."""
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def step(self) -> float:
+        """One step with the gradient's norm held to `limit`, and the gradients are gone; returns the norm before."""
+        self.scaler.unscale_(self.optimizer)
+        norm = torch.nn.utils.clip_grad_norm_(self.trained, self.limit)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.forget()
+        return float(norm)

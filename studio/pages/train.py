@@ -230,9 +230,10 @@ def build(session: Session) -> None:
         judged = "machine" if seconds is None else "last run"
         if stages:
             try:
-                shape = engine.estimates.shape_of(engine.find_base(version["base"]))
-                config, _ = engine.estimates.fitted(shape, config, stages, engine.usual_precision(device), free * 1e9)
-                needs = engine.estimates.most(shape, config, stages)
+                shape = engine.shapes.shape_of(engine.find_base(version["base"]))
+                usual = engine.precisions.fastest(shape, device)
+                config, _ = engine.estimates.fitted(shape, config, stages, usual, free * 1e9)
+                needs = engine.estimates.most(shape, config, stages, usual)
                 if seconds is None and device == "cpu":
                     seconds = engine.timing.first_seconds(session.store, method, config, shape, feedback)
             except (engine.UserError, KeyError):

@@ -8,11 +8,13 @@ import pytest
 import engine
 from engine import estimate, timing
 from engine.jobs.config import read_config
+from engine.models import precision as precisions
+from engine.models.shape import KNOWN, shape_of
 from engine.store import runs
 
 
 def test_the_shape_is_the_models_own(pocket_base):
-    shape = estimate.shape_of(engine.find_base("pocket"))
+    shape = shape_of(engine.find_base("pocket"))
     assert shape.parameters == sum(p.numel() for p in pocket_base.model.parameters())
     assert shape.embedding == pocket_base.model.get_input_embeddings().weight.numel()
 
@@ -20,22 +22,24 @@ def test_the_shape_is_the_models_own(pocket_base):
 def test_an_adapter_is_counted_to_the_number(pocket_roles):
     pocket_roles.add("policy", rank=8)
     counted = sum(p.numel() for p in pocket_roles.parameters("policy"))
-    assert estimate.shape_of(engine.find_base("pocket")).adapter(8) == counted
+    assert shape_of(engine.find_base("pocket")).adapter(8) == counted
 
 
 def test_memory_follows_what_it_is_made_of():
-    shape = estimate.shape_of(engine.find_base("pocket"))
+    shape = shape_of(engine.find_base("pocket"))
     usual = estimate.memory(shape, read_config({"ppo": {"micro_batch": 8}}), "ppo", "float32")
     smaller = estimate.memory(shape, read_config({"ppo": {"micro_batch": 2}}), "ppo", "float32")
     assert smaller["activations"] == usual["activations"] / 4 and smaller["weights"] == usual["weights"]
     assert estimate.memory(shape, read_config({}), "ppo", "nf4")["weights"] < usual["weights"] / 2
+    packed = estimate.memory(shape, read_config({"ppo": {"micro_batch": 8}}), "ppo", "nf4", "float32")
+    assert packed["activations"] == usual["activations"]  # NF4 is how weights are held, not what is computed in
     assert estimate.memory(shape, read_config({}), "reward", "float32")["cache"] == 0
 
 
 def test_an_unknown_model_is_said_to_be_unknown(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "strange"}))
     with pytest.raises(engine.UserError, match="has no hidden_size"):
-        estimate.shape_of(tmp_path)
+        shape_of(tmp_path)
 
 
 def test_time_is_scaled_from_the_last_run_of_the_kind(store, base_version):
@@ -54,7 +58,7 @@ def test_time_is_scaled_from_the_last_run_of_the_kind(store, base_version):
 
 @pytest.mark.parametrize(("free", "precision"), [(400e9, "bf16"), (40e9, "bf16"), (14e9, "nf4")])
 def test_what_a_run_leaves_open_is_chosen_for_the_memory_there_is(free, precision):
-    shape, stages = estimate.KNOWN["Llama-3-8B"], ("reward", "ppo")
+    shape, stages = KNOWN["Llama-3-8B"], ("reward", "ppo")
     given = read_config({"ppo": {"micro_batch": 0, "episodes": 128, "max_new_tokens": 256}})
     config, fits = estimate.fitted(shape, given, stages, "bf16", free)
     assert fits and config.precision == precision
@@ -69,14 +73,14 @@ def test_what_a_run_leaves_open_is_chosen_for_the_memory_there_is(free, precisio
 
 def test_a_precision_that_was_set_stays_and_parts_get_smaller_only_where_they_must():
     given = read_config({"precision": "float32", "ppo": {"micro_batch": 8}})
-    config, fits = estimate.fitted(estimate.KNOWN["Llama-3-8B"], given, ("ppo",), "bf16", 14e9)
+    config, fits = estimate.fitted(KNOWN["Llama-3-8B"], given, ("ppo",), "bf16", 14e9)
     assert not fits and (config.precision, config.ppo.micro_batch) == ("float32", 1)
-    config, fits = estimate.fitted(estimate.KNOWN["Qwen2.5-0.5B"], given, ("ppo",), "bf16", 14e9)
+    config, fits = estimate.fitted(KNOWN["Qwen2.5-0.5B"], given, ("ppo",), "bf16", 14e9)
     assert fits and config == replace(given, recompute="never")
 
 
 def test_blocks_are_computed_again_where_nothing_else_fits():
-    shape, stages = estimate.KNOWN["Llama-3-8B"], ("ppo",)
+    shape, stages = KNOWN["Llama-3-8B"], ("ppo",)
     long = {"episodes": 4, "minibatches": 1, "max_new_tokens": 8192}
     given = read_config({"precision": "nf4", "ppo": long})
     kept = replace(given, recompute="never", ppo=replace(given.ppo, micro_batch=1))
@@ -89,7 +93,7 @@ def test_blocks_are_computed_again_where_nothing_else_fits():
 
 
 def test_moments_in_8_bits_are_counted_as_such():
-    shape = estimate.KNOWN["Llama-3-8B"]
+    shape = KNOWN["Llama-3-8B"]
     whole, small = (
         estimate.memory(shape, read_config({"ppo": {"optimizer": kind}}), "ppo", "bf16")["optimiser"]
         for kind in ("adamw", "adamw-8bit")
@@ -98,7 +102,7 @@ def test_moments_in_8_bits_are_counted_as_such():
 
 
 def test_time_is_told_before_the_first_run_from_what_there_is_to_do(store, pocket_base):
-    shape = estimate.shape_of(pocket_base.path)
+    shape = shape_of(pocket_base.path)
 
     def told(method="improve", feedback=50, **settings):
         return timing.first_seconds(store, method, read_config(settings), shape, feedback)
@@ -115,3 +119,16 @@ def test_time_is_told_before_the_first_run_from_what_there_is_to_do(store, pocke
     assert told("ppo", compare=many) - told("ppo") == pytest.approx(told(compare=many) - usual)
     assert told("reward", compare=many) == told("reward")
     assert told("pretrain") is None
+
+
+def test_a_run_in_half_the_time_is_told_so_and_one_that_computes_blocks_again_takes_longer(store, cache):
+    shape = KNOWN["Qwen2.5-0.5B"]
+
+    def told(**settings):
+        return timing.first_seconds(store, "ppo", read_config({"recompute": "never", **settings}), shape, 50)
+
+    assert told(precision="bf16") == told(precision="float32")  # nothing is known of either
+    precisions.remember(shape, "cpu", {"float32": 0.4, "bf16": 0.2})
+    assert told(precision="bf16") == pytest.approx(told(precision="float32") / 2)
+    assert told(precision="nf4") == told(precision="bf16")  # which it computes in
+    assert 1 < told(recompute="always") / told() < 1.5

@@ -113,7 +113,7 @@ def test_gradients_of_a_ppo_step(setting):
     loss = loss + CONFIG.value_weight * losses.value_loss(fitted, values, returns, mask, CONFIG.value_clip)
     plain = torch.autograd.grad(loss, trained)
     fast = []
-    learner.optimizer.register_step_pre_hook(lambda *_: fast.extend(p.grad.clone() for p in trained))
+    learner.steps.optimizer.register_step_pre_hook(lambda *_: fast.extend(p.grad.clone() for p in trained))
     learner.learn(batch, 0)
     assert max(float(g.abs().max()) for g in plain) > 1e-3
     for a, b in zip(fast, plain, strict=True):
@@ -290,13 +290,13 @@ def test_lean_steps_are_the_models_own(name, more, lean, dtype):
                 assert torch.allclose(steps.next(tokens), expected, atol=bound * float(expected.abs().max()))
 
 
-@pytest.mark.parametrize("precision", ["float32", "bf16", "nf4"])
+@pytest.mark.parametrize("precision", ["float32", "bf16", "float16", "nf4"])
 def test_lean_steps_of_a_model_with_an_adapter_are_its_own(tiny_folder, precision):
     roles = Roles(load_base(str(tiny_folder), precision))
     roles.add("policy", rank=4)
     shaken(roles, "policy")
     ids = torch.arange(3, 11).view(2, 4)
-    bound = 0.03 if precision == "bf16" else 1e-4
+    bound = {"bf16": 0.03, "float16": 0.005}.get(precision, 1e-4)
     found = {}
     for name in ("acting", "answering"):  # the adapter on, or folded into the weights where that can be
         with torch.no_grad(), getattr(roles, name)("policy") as model:

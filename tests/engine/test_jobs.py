@@ -251,7 +251,7 @@ def test_settings_are_checked_before_anything_starts():
         ("ppo.updates=many", "ppo.updates"),
         ("ppo.updates=0", "greater than"),
         ("ppo.updates", "name=value"),
-        ("precision=fp16", "'bf16' or 'nf4'"),
+        ("precision=fp16", "'float16' or 'nf4'"),
     ]:
         with pytest.raises(engine.UserError, match=message):
             engine.parse_settings([wrong])

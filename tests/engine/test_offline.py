@@ -14,6 +14,7 @@ from engine.models.load import load_base
 from engine.models.roles import Roles, ScalarHead
 from engine.training.context import Stopped
 from engine.training.fit import _accumulate
+from engine.training.optimizers import Steps
 from engine.training.parts import Parts
 from tests.engine.toys import StopsAt, able_folder, next_token, policy_on
 
@@ -131,12 +132,12 @@ def test_no_cut_and_no_order_of_a_batch_changes_loss_or_gradient(method, tiny_ro
         for p in tiny_roles.parameters("policy"):
             p.add_(0.05 * torch.randn(p.shape, generator=generator))
     objective, examples, parameters = objective_of(method, tiny_roles)
-    optimizer = torch.optim.SGD(parameters, lr=0.0)
+    steps = Steps(torch.optim.SGD(parameters, lr=0.0), 1.0, half=False)
     found = []
     for order, micro in [(1, 0), (1, 1), (1, 3), (-1, 2)]:
         for p in parameters:
             p.grad = None
-        figures = _accumulate(objective, examples[::order], Parts(micro), optimizer)
+        figures = _accumulate(objective, examples[::order], Parts(micro), steps)
         found.append((figures, [p.grad.clone() for p in parameters]))
     for figures, gradients in found[1:]:
         assert figures == pytest.approx(found[0][0], abs=1e-5)

@@ -18,6 +18,7 @@ from engine.models.load import load_base
 from engine.models.roles import Roles
 from engine.sampling.answers import Answer
 from engine.training.context import Silent, Stopped
+from engine.training.optimizers import Steps
 from tests.engine.toys import CONVERSATION, StopsAt, TokenScorer, able_folder, next_token, policy_on
 
 CONVERSATIONS = [[{"role": "user", "content": f"w{i} w{i + 1}"}] for i in range(8)]
@@ -84,7 +85,7 @@ def test_micro_batches_change_nothing_but_memory(method, tiny_folder):
         )
         trained = roles.parameters("policy")
         gradients = []
-        learner.optimizer.register_step_pre_hook(lambda *_: gradients.extend(p.grad.clone() for p in trained))  # noqa: B023
+        learner.steps.optimizer.register_step_pre_hook(lambda *_: gradients.extend(p.grad.clone() for p in trained))  # noqa: B023
         before = [p.detach().clone() for p in trained]
         figures = learner.learn(experience, 0)
         with torch.no_grad():
@@ -207,7 +208,7 @@ def test_every_group_answers_one_prompt(tiny_folder):
     seen = []
 
     class Looks:
-        optimizer = torch.optim.AdamW(roles.parameters("policy"))
+        steps = Steps(torch.optim.AdamW(roles.parameters("policy")), 1.0, half=False)
         reads_states = False
 
         def learn(self, experience, seed):

@@ -3,8 +3,10 @@
 import pytest
 import torch
 
+from engine.models.load import load_base
+from engine.models.roles import Roles
 from engine.training import checkpoint
-from engine.training.optimizers import adamw
+from engine.training.optimizers import Steps, adamw
 
 KINDS = ("adamw", "adamw-8bit")
 
@@ -47,3 +49,67 @@ def test_taken_up_from_a_checkpoint_it_goes_on_as_if_never_stopped(kind, tmp_pat
     for _ in range(3):
         step()
     assert torch.equal(resumed, straight)
+
+
+def float16_policy(folder):
+    base = load_base(str(folder), "float16")
+    roles = Roles(base)
+    roles.add("policy", rank=4)
+    with torch.no_grad():
+        for p in roles.parameters("policy"):
+            p.add_(0.05 * torch.randn(p.shape, generator=torch.Generator().manual_seed(p.numel())))
+    return roles
+
+
+def gradient(roles, back, weight):
+    """Of a loss so small that its gradients are below what float16 can hold."""
+    with roles.acting("policy", train=True) as model:
+        logits = model(torch.arange(4, 12).view(2, 4)).logits.float()
+    back(weight * logits.square().mean())
+    return torch.cat([p.grad.flatten() for p in roles.parameters("policy")])
+
+
+def test_small_gradients_of_a_float16_base_are_not_lost(tiny_folder):
+    tiny, weight = 1e-6, 1.0
+    exact = gradient(float16_policy(tiny_folder), torch.Tensor.backward, weight)
+    lost = tiny * exact - gradient(float16_policy(tiny_folder), torch.Tensor.backward, tiny)
+    roles = float16_policy(tiny_folder)
+    assert roles.base.half
+    steps = Steps(torch.optim.SGD(roles.parameters("policy"), lr=0.0), 1e9, roles.base.half)
+    held = gradient(roles, steps.back, tiny)
+    norm = steps.step()
+    scaled = held / held.norm() * norm  # step() has taken the scale off
+    assert lost.norm() > 0.1 * tiny * exact.norm()  # without scaling they are
+    assert (scaled - tiny * exact).norm() < 0.02 * tiny * exact.norm()
+
+
+def test_a_step_whose_gradient_overflowed_is_left_out_and_the_next_is_taken():
+    weights = torch.nn.Parameter(torch.ones(4))
+    steps = Steps(adamw([weights], "adamw", 0.1), 1.0, half=True)
+    before = steps.scaler.get_scale()
+    steps.back((weights * float("inf")).sum())
+    steps.step()
+    assert torch.equal(weights, torch.ones(4)) and steps.scaler.get_scale() == before / 2
+    steps.back(weights.sum())
+    assert steps.step() == pytest.approx(2.0)  # the norm of four ones, the scale taken off
+    assert (weights < 1).all()
+
+
+def test_without_float16_a_step_is_what_it_was():
+    found = []
+    for way in ("steps", "by hand"):
+        weights = torch.nn.Parameter(torch.linspace(-1, 1, 64))
+        optimizer = adamw([weights], "adamw", 0.1)
+        steps = Steps(optimizer, 0.5, half=False)
+        for _ in range(3):
+            loss = weights.square().sum()
+            if way == "steps":
+                steps.back(loss)
+                steps.step()
+            else:
+                loss.backward()
+                torch.nn.utils.clip_grad_norm_([weights], 0.5)
+                optimizer.step()
+                optimizer.zero_grad()
+        found.append(weights.detach())
+    assert torch.equal(*found)

@@ -83,7 +83,7 @@ def test_an_answer_without_an_end_or_without_words_pays_the_penalty(policy_roles
 def test_steps_end_when_the_policy_has_moved_too_far(policy_roles):
     def steps_taken(learner, batch):
         figures = learner.learn(batch, seed=0)
-        return figures, {int(state["step"]) for state in learner.optimizer.state.values()}
+        return figures, {int(state["step"]) for state in learner.steps.optimizer.state.values()}
 
     config = replace(SMALL, epochs=5, minibatches=2, stop_kl=0.02, learning_rate=0.05)
     figures, steps = steps_taken(*experience(policy_roles, config))

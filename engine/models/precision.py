@@ -1,0 +1,97 @@
+"""The precision that this machine computes a model of a given shape in fastest: tried once, and remembered.
+
+A CPU that knows bf16 takes half of float32's time for wide models and twice as much for narrow ones; one that does not
+takes many times as long. A GPU from before 2020 knows float16 alone. So a block of the model's shape is tried. Needs
+torch only for trying.
+"""
+
+import json
+import platform
+from contextlib import suppress
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from platformdirs import user_cache_path
+
+from engine.machine import Precision
+from engine.models.shape import Shape
+
+# What is tried, the usual one first. On CPUs float16 took twenty times as long as float32, and longer.
+CANDIDATES: dict[str, tuple[Precision, ...]] = {"cpu": ("float32", "bf16"), "cuda": ("bf16", "float16")}
+PAYS = 1.25  # how many times as fast another has to be for the usual one to be left
+SMALL = 50_000_000  # parameters up to which nothing is tried: it would be over soon either way
+TOKENS = 256  # that go through the block
+HEAD = 64  # width of a head
+
+
+def _file() -> Path:
+    return user_cache_path("rlhf-studio") / "precision.json"
+
+
+def _all_known() -> dict[str, dict[Precision, float]]:
+    try:
+        return json.loads(_file().read_text())
+    except (OSError, ValueError):  # nothing yet, or half a file
+        return {}
+
+
+def _name(shape: Shape, device: str) -> str:
+    return f"{platform.node()} {device} torch {version('torch')} {shape.width} x {shape.inner}"
+
+
+def known(shape: Shape, device: str) -> dict[Precision, float]:
+    """Seconds of a pass there and back by precision, as they were remembered; {} where none were."""
+    return _all_known().get(_name(shape, device), {})
+
+
+def remember(shape: Shape, device: str, seconds: dict[Precision, float]) -> None:
+    with suppress(OSError):  # a full or read-only disk: it is tried again next time
+        _file().parent.mkdir(parents=True, exist_ok=True)
+        _file().write_text(json.dumps(_all_known() | {_name(shape, device): seconds}, indent=1))
+
+
+def fastest(shape: Shape | None, device: str) -> Precision:
+    """The precision for a model of `shape` on `device` ("cpu" or "cuda") by what is known of it."""
+    usual, *others = CANDIDATES[device]
+    seconds = known(shape, device) if shape and shape.parameters > SMALL else {}
+    faster = [p for p in others if p in seconds and seconds[p] * PAYS < seconds[usual]]
+    return min(faster, key=seconds.__getitem__, default=usual)
+
+
+def measured(shape: Shape, device: str) -> dict[Precision, float]:
+    """Seconds of a pass there and back by precision, tried now, and remembered."""
+    found = {precision: _try(shape, device, precision) for precision in CANDIDATES[device]}
+    remember(shape, device, found)
+    return found
+
+
+def choose(shape: Shape | None, device: str) -> Precision:
+    """The fastest precision, tried first where that is worth it and was not done before."""
+    if shape and shape.parameters > SMALL and not known(shape, device):
+        measured(shape, device)
+    return fastest(shape, device)
+
+
+def _try(shape: Shape, device: str, precision: Precision) -> float:
+    """Seconds that one Llama block of `shape` takes for `TOKENS` tokens there and back, its weights frozen."""
+    import torch
+    from torch.utils.benchmark import Timer
+    from transformers import LlamaConfig, LlamaModel
+
+    from engine.models.load import DTYPES
+
+    heads = -(-shape.width // HEAD)
+    config = LlamaConfig(
+        vocab_size=1, pad_token_id=None, hidden_size=shape.width, intermediate_size=shape.inner, num_hidden_layers=1,
+        num_attention_heads=heads, num_key_value_heads=heads, head_dim=HEAD,
+    )  # fmt: skip
+    block: Any = LlamaModel(config).requires_grad_(False)
+    block.to(device, DTYPES[precision])
+    given = torch.randn(1, TOKENS, shape.width, device=device, dtype=DTYPES[precision], requires_grad=True)
+
+    def there_and_back() -> None:
+        block(inputs_embeds=given)[0].float().mean().backward()
+
+    timer = Timer("f()", globals={"f": there_and_back}, num_threads=torch.get_num_threads())
+    return timer.blocked_autorange(min_run_time=0.1).median

@@ -1,0 +1,54 @@
+"""The precision that a machine is fastest in is found by trying, and remembered."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from engine.models import precision as precisions
+from engine.models.load import load_base
+from engine.models.shape import KNOWN, Shape, shape_of
+
+LARGE = KNOWN["Qwen2.5-0.5B"]
+NARROW = Shape(1000, 2, 96, 96, 128, 32, 100)
+
+
+def test_a_block_is_tried_in_every_precision_and_remembered(cache):
+    assert precisions.known(NARROW, "cpu") == {}
+    found = precisions.measured(NARROW, "cpu")
+    assert list(found) == ["float32", "bf16"] and all(0 < seconds < 10 for seconds in found.values())
+    assert precisions.known(NARROW, "cpu") == found
+    assert precisions.known(LARGE, "cpu") == {}  # of another shape nothing is known
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"),
+    [
+        ({}, "float32"),
+        ({"float32": 1.0, "bf16": 20.0}, "float32"),
+        ({"float32": 1.0, "bf16": 0.9}, "float32"),  # for so little the usual one is not left
+        ({"float32": 1.0, "bf16": 0.5}, "bf16"),
+    ],
+)
+def test_the_usual_precision_is_left_where_another_is_much_faster(seconds, expected, cache):
+    if seconds:
+        precisions.remember(LARGE, "cpu", seconds)
+    assert precisions.fastest(LARGE, "cpu") == expected
+    assert precisions.fastest(dataclasses.replace(LARGE, parameters=2_000_000), "cpu") == "float32"
+    assert precisions.fastest(None, "cpu") == "float32" and precisions.fastest(None, "cuda") == "bf16"
+
+
+def test_what_was_remembered_badly_is_tried_anew(cache):
+    cache.mkdir()
+    (cache / "precision.json").write_text("{half a fi")
+    assert precisions.fastest(LARGE, "cpu") == "float32"
+    assert precisions.measured(NARROW, "cpu") == precisions.known(NARROW, "cpu") != {}
+
+
+def test_a_large_model_is_loaded_in_what_was_found_fastest_and_nf4_computes_in_it(tiny_folder, cache, monkeypatch):
+    monkeypatch.setattr(precisions, "SMALL", 0)
+    precisions.remember(shape_of(tiny_folder), "cpu", {"float32": 1.0, "bf16": 0.5})
+    assert load_base(str(tiny_folder)).precision == "bf16"
+    packed = load_base(str(tiny_folder), "nf4")
+    assert packed.precision == "nf4" and packed.model.dtype == torch.bfloat16
+    assert load_base(str(tiny_folder), "float32").model.dtype == torch.float32
