@@ -46,7 +46,7 @@ class PretrainConfig:
 
 @dataclass(frozen=True)
 class RewardConfig(FitConfig):
-    epochs: Count = setting(20, "Times that all feedback is gone through.")
+    epochs: Count = setting(10, "Times that all feedback is gone through.")
     batch: Count = setting(4, "Rankings a step.")
     min_steps: Natural = setting(120, "Steps at least: little feedback is gone through more often.")
     weight_decay: NotNegative = setting(0.01, "AdamW's weight decay.")
