@@ -13,7 +13,7 @@ from engine.errors import UserError
 from engine.models.chat import encode_prompt
 from engine.models.find import find_base, fingerprint
 from engine.models.load import DTYPES, load_base
-from engine.models.lora import LeanLinear
+from engine.models.lora import lean
 from engine.models.roles import Roles, ScalarHead, load_head, save_head
 from engine.models.states import last_states, logits_of, real_states
 from engine.sampling.answers import answer
@@ -136,14 +136,34 @@ def test_a_lean_adapter_computes_what_pefts_own_does(family_roles):
     shake(family_roles, "policy")
     shake(family_roles, "other")
     found = []
-    for lean in (True, False):
+    for fast in (True, False):
         for layer in family_roles._layers:
-            if not lean and type(layer) is LeanLinear:
+            if not fast and type(layer) is lean(Linear):
                 layer.__class__ = Linear
         with family_roles.acting("policy", train=True) as model:
             logits = model(IDS).logits
         weights = family_roles.parameters("policy")
         found.append([logits.detach(), *torch.autograd.grad(logits.square().sum(), weights)])
+    assert all(torch.allclose(a, b, rtol=1e-4, atol=1e-4) for a, b in zip(*found, strict=True))
+
+
+def test_a_lean_adapter_on_an_nf4_base_computes_what_pefts_own_does(tiny_folder):
+    from peft.tuners.lora.bnb import Linear4bit
+
+    roles = Roles(load_base(str(tiny_folder), "nf4"))
+    roles.add("policy", rank=4)
+    shake(roles, "policy")
+    found = []
+    for kind in (lean(Linear4bit), Linear4bit):
+        for layer in roles._layers:
+            layer.__class__, before = kind, type(layer)
+            assert before is lean(Linear4bit)
+        with roles.acting("policy", train=True) as model:
+            states = model.get_decoder()(inputs_embeds=model.get_input_embeddings()(IDS).requires_grad_())[0]
+        weights = roles.parameters("policy")
+        found.append([states.detach(), *torch.autograd.grad(states.square().sum(), weights)])
+        for layer in roles._layers:
+            layer.__class__ = lean(Linear4bit)
     assert all(torch.allclose(a, b, rtol=1e-4, atol=1e-4) for a, b in zip(*found, strict=True))
 
 
@@ -156,14 +176,14 @@ def test_a_lean_adapter_on_a_half_precision_base_is_the_float32_one_to_rounding(
             roles.base.model.to(DTYPES[half]).float()
         roles.add("policy", rank=4)
         shake(roles, "policy")
-        assert all(type(layer) is LeanLinear for layer in roles._layers)
+        assert all(type(layer) is lean(Linear) for layer in roles._layers)
         with roles.acting("policy", train=True) as model:
             logits = model(IDS).logits.float()
         gradients = torch.autograd.grad(logits.square().mean(), roles.parameters("policy"))
         assert all(g.dtype == torch.float32 for g in gradients)
         found.append((logits.detach(), torch.cat([g.flatten() for g in gradients])))
-    for lean, exact in zip(*found, strict=True):
-        assert (lean - exact).norm() < bound * exact.norm()
+    for rounded, exact in zip(*found, strict=True):
+        assert (rounded - exact).norm() < bound * exact.norm()
 
 
 def test_a_role_keeps_its_gradient_while_another_acts(tiny_roles):
