@@ -56,7 +56,7 @@ def run(trial: Trial, settings: tuple[str, ...]) -> dict:
     ]
     command += ["--labels", str(trial.labels), "--errs", str(trial.errs)]
     command += [part for s in ("threads=1", *settings) for part in ("--set", s)]
-    command += ["--active"] if trial.choose == "active" else []
+    command += ["--choose", trial.choose]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     if done.returncode:

@@ -84,14 +84,17 @@ def main(ctx: click.Context, workspace: Path | None, port: int, host: str, no_br
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Change a setting of the run.")
 @click.option("--errs", default=0.0, help="Share of the pairs that the annotator gets wrong while ranking.")
 @click.option("--rounds", default=1, show_default=True, help="How often to rank and improve, each from the last.")
-@click.option("--active", is_flag=True, help="Rank the answers a reward model is least sure of, not random ones.")
+@click.option(
+    "--choose", type=click.Choice(["active", "random"]), default="active", show_default=True,
+    help="Rank the answers that a reward model is least sure of, as Label asks for them, or random ones.",
+)  # fmt: skip
 @workspace_option
 @json_option
-def demo(labels, prefer, seed, settings, errs, rounds, active, workspace, as_json) -> None:
+def demo(labels, prefer, seed, settings, errs, rounds, choose, workspace, as_json) -> None:
     """The whole loop without a browser, with a simulated annotator in place of a person."""
     with tempfile.TemporaryDirectory(prefix="rlhf-studio-demo-") as folder:
         space = engine.open_workspace(workspace or folder)
-        result = engine.run_demo(space, labels, prefer, seed, list(settings), say, active, errs, rounds)
+        result = engine.run_demo(space, labels, prefer, seed, list(settings), say, choose == "active", errs, rounds)
     low, high = result["win_rate_low"], result["win_rate_high"]
     lines = [
         f"Reward model: {result['reward_accuracy']:.0%} of held-out pairs ordered as the annotator would.",

@@ -146,7 +146,7 @@ def run_demo(
     seed: int,
     assignments: list[str],
     say: Callable[[str], None],
-    active: bool = False,
+    active: bool = True,
     errs: float = 0.0,
     rounds: int = 1,
 ) -> dict:
