@@ -7,6 +7,8 @@ torch only for trying.
 
 import json
 import platform
+import time
+from collections.abc import Callable
 from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
@@ -22,6 +24,7 @@ CANDIDATES: dict[str, tuple[Precision, ...]] = {"cpu": ("float32", "bf16"), "cud
 PAYS = 1.25  # how many times as fast another has to be for the usual one to be left
 SMALL = 50_000_000  # parameters up to which nothing is tried: it would be over soon either way
 TOKENS = 256  # that go through the block
+ENOUGH = 1.0  # seconds of trying
 HEAD = 64  # width of a head
 
 
@@ -61,7 +64,16 @@ def fastest(shape: Shape | None, device: str) -> Precision:
 
 def measured(shape: Shape, device: str) -> dict[Precision, float]:
     """Seconds of a pass there and back by precision, tried now, and remembered."""
-    found = {precision: _try(shape, device, precision) for precision in CANDIDATES[device]}
+    passes = {precision: _a_pass(shape, device, precision) for precision in CANDIDATES[device]}
+    for there_and_back in passes.values():
+        there_and_back()  # the first takes longer
+    found: dict[Precision, float] = dict.fromkeys(passes, float("inf"))
+    began = time.monotonic()
+    while time.monotonic() - began < ENOUGH:  # in turn, so that a slow moment of the machine is none's alone
+        for precision, there_and_back in passes.items():
+            started = time.perf_counter()
+            there_and_back()
+            found[precision] = min(found[precision], time.perf_counter() - started)
     remember(shape, device, found)
     return found
 
@@ -73,10 +85,9 @@ def choose(shape: Shape | None, device: str) -> Precision:
     return fastest(shape, device)
 
 
-def _try(shape: Shape, device: str, precision: Precision) -> float:
-    """Seconds that one Llama block of `shape` takes for `TOKENS` tokens there and back, its weights frozen."""
+def _a_pass(shape: Shape, device: str, precision: Precision) -> Callable[[], None]:
+    """Takes `TOKENS` tokens through one Llama block of `shape`, its weights frozen, there and back, and waits."""
     import torch
-    from torch.utils.benchmark import Timer
     from transformers import LlamaConfig, LlamaModel
 
     from engine.models.load import DTYPES
@@ -92,6 +103,7 @@ def _try(shape: Shape, device: str, precision: Precision) -> float:
 
     def there_and_back() -> None:
         block(inputs_embeds=given)[0].float().mean().backward()
+        if device == "cuda":
+            torch.cuda.synchronize()
 
-    timer = Timer("f()", globals={"f": there_and_back}, num_threads=torch.get_num_threads())
-    return timer.blocked_autorange(min_run_time=0.1).median
+    return there_and_back

@@ -92,10 +92,12 @@ def test_chat_answers_and_the_same_seed_answers_the_same(empty):
     assert all(r["text"] for r in first["responses"])
 
 
-def test_doctor_and_lists_speak_the_contract(empty):
+def test_doctor_and_lists_speak_the_contract(empty, cache):
     found = last_json(run("doctor", "--json", "--workspace", empty))
     assert {"device", "memory", "precision", "fits", "problems"} <= set(found)
     assert found["problems"] == []
+    tried = found["tried"]["seconds"]  # a block in each precision, here
+    assert {found["precision"], found["precision_small"]} <= set(tried) and min(tried.values()) > 0
     assert last_json(run("runs", "list", "--json", "--workspace", empty)) == {"runs": []}
     assert "models" in last_json(run("models", "list", "--json", "--workspace", empty))
 
