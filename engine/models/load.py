@@ -7,6 +7,7 @@ from typing import Any, get_args
 
 import psutil
 import torch
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
@@ -94,6 +95,8 @@ def load_base(name: str, precision: str = "auto", device: torch.device | None = 
         model: Any = AutoModelForCausalLM.from_pretrained(
             path, trust_remote_code=False, local_files_only=True, use_safetensors=True, **options
         )
+    except SafetensorError as error:
+        raise UserError(f"The weights in {path} are not whole ({error}). Fetch the model again.") from error
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"The model in {path} does not load: {str(error).splitlines()[0]}") from error
     if precision != "nf4":

@@ -65,6 +65,13 @@ def _parameters(folder: Path) -> int:
 
 def shape_of(folder: Path) -> Shape:
     """Read a model's shape from config.json. Raises UserError where it is not a transformer of a known kind."""
+    try:
+        return _shape_of(folder)
+    except (OSError, ValueError, TypeError, struct.error) as error:
+        raise UserError(f"What a run on {folder.name} needs cannot be told: its files are not whole.") from error
+
+
+def _shape_of(folder: Path) -> Shape:
     config = json.loads((folder / "config.json").read_text())
     config = config.get("text_config", config)
 

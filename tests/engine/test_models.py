@@ -297,7 +297,7 @@ def test_a_small_model_on_a_cpu_gets_float32(tiny_folder):
     assert load_base(str(tiny_folder)).model.dtype == torch.float32
 
 
-@pytest.mark.parametrize("what", ["missing", "no-config", "pickle-only", "precision"])
+@pytest.mark.parametrize("what", ["missing", "no-config", "half-config", "half-weights", "pickle-only", "precision"])
 def test_what_does_not_load_says_why(tiny_folder, tmp_path, what):
     if what == "missing":
         with pytest.raises(UserError, match="no such folder"):
@@ -305,6 +305,12 @@ def test_what_does_not_load_says_why(tiny_folder, tmp_path, what):
     elif what == "no-config":
         (tiny_folder / "config.json").unlink()
         with pytest.raises(UserError, match=r"config\.json"):
+            load_base(str(tiny_folder))
+    elif what.startswith("half"):  # as an interrupted download leaves them
+        name = {"half-config": "config.json", "half-weights": "model.safetensors"}[what]
+        whole = (tiny_folder / name).read_bytes()
+        (tiny_folder / name).write_bytes(whole[: len(whole) // 2])
+        with pytest.raises(UserError, match="does not load" if what == "half-config" else "not whole"):
             load_base(str(tiny_folder))
     elif what == "pickle-only":
         (tiny_folder / "model.safetensors").rename(tiny_folder / "pytorch_model.bin")
