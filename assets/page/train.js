@@ -228,7 +228,7 @@ function range(one) {
 async function tellCost() {
   const answer = await call("cost", method.value, preset.value, given);
   if (!answer) return;
-  const needs = answer.gigabytes === null ? "" : t("Takes about {gb} GB of memory", { gb: answer.gigabytes.toFixed(1) });
+  const needs = answer.gigabytes === null ? "" : t("Takes about {gb} GB of memory, in {precision}", { gb: answer.gigabytes.toFixed(1), precision: answer.precision });
   const time = answer.seconds === null ? t("how long is known after the first run")
     : t(answer.judged === "machine" ? "about {time}, judged by this machine's speed" : "about {time}, judged by the last run", { time: duration(answer.seconds) });
   root.querySelector(".cost").textContent = [needs, time].filter(Boolean).join("; ") + (answer.gigabytes > answer.free ? t(". That is more than is free: lower ppo.episodes or set precision to nf4.") : ".");

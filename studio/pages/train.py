@@ -217,7 +217,8 @@ def build(session: Session) -> None:
         return {"settings": shown}
 
     def cost(method: str, preset: str, given: dict) -> dict:
-        """What the run that is set up would take: gigabytes at its most hungry stage, and seconds; None if unknown."""
+        """What the run that is set up would take: gigabytes at its most hungry stage, in what precision, and seconds;
+        None if unknown."""
         config = engine.read_config(changed(settings_of(method, preset), given))
         version, counts = session.version, engine.feedback_log.counts(session.store)
         device = session.serving.device or "cpu"
@@ -240,6 +241,7 @@ def build(session: Session) -> None:
                 pass  # of a kind that cannot be estimated
         return {
             "gigabytes": None if needs is None else needs / 1e9 + LIBRARIES,
+            "precision": config.precision,  # the one chosen, where memory is told
             "free": free,
             "seconds": seconds,
             "judged": judged,
