@@ -49,12 +49,12 @@ function chart(title, points, digits, more) {
   const lines = [...more.map((one) => [one.points, `line other other-${one.place}`]), [points, "line"]].filter(([p]) => p.length > 1);
   const smoothed = lines.map(([p, kind]) => [smoothing ? smooth(p, smoothing) : p, kind]);
   const every = [...smoothed.flatMap(([p]) => p), ...points];
-  const [w, h, left, bottom] = [440, 150, 40, 20];
+  const [w, h, left, right, bottom] = [440, 150, 40, 14, 20]; // on the right room for half of the last figure
   const round = (y) => y.toFixed(digits).replace(/^-(0(?:\.0+)?)$/, "$1"); // no "-0.00"
   const [x0, x1] = [Math.min(...every.map((p) => p[0])), Math.max(...every.map((p) => p[0]))];
   let [y0, y1] = [Math.min(...every.map((p) => p[1])), Math.max(...every.map((p) => p[1]))];
   if (y1 - y0 < 1e-6) [y0, y1] = [y0 - 0.5, y1 + 0.5];
-  const X = (x) => left + ((x - x0) / (x1 - x0 || 1)) * (w - left - 8);
+  const X = (x) => left + ((x - x0) / (x1 - x0 || 1)) * (w - left - right);
   const Y = (y) => 8 + ((y1 - y) / (y1 - y0)) * (h - bottom - 12);
   const NS = "http://www.w3.org/2000/svg";
   const svg = document.createElementNS(NS, "svg");
@@ -68,7 +68,7 @@ function chart(title, points, digits, more) {
     svg.append(node);
   };
   for (const y of ticks(y0, y1)) {
-    add("line", { x1: left, x2: w - 8, y1: Y(y), y2: Y(y), class: "grid" });
+    add("line", { x1: left, x2: w - right, y1: Y(y), y2: Y(y), class: "grid" });
     add("text", { x: left - 5, y: Y(y) + 4, "text-anchor": "end" }, short(y));
   }
   for (const x of ticks(x0, x1)) add("text", { x: X(x), y: h - 4, "text-anchor": "middle" }, short(x));
