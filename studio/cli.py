@@ -85,8 +85,8 @@ def main(ctx: click.Context, workspace: Path | None, port: int, host: str, no_br
 @click.option("--errs", default=0.0, help="Share of the pairs that the annotator gets wrong while ranking.")
 @click.option("--rounds", default=1, show_default=True, help="How often to rank and improve, each from the last.")
 @click.option(
-    "--choose", type=click.Choice(["active", "random"]), default="active", show_default=True,
-    help="Rank the answers that a reward model is least sure of, as Label asks for them, or random ones.",
+    "--choose", type=click.Choice(["random", "active"]), default="random", show_default=True,
+    help="Rank random answers, or those that a reward model is least sure of.",
 )  # fmt: skip
 @workspace_option
 @json_option

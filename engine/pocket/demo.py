@@ -30,7 +30,7 @@ from engine.store.db import Store
 from engine.workspace import Workspace
 
 ANSWERS = 4  # to every prompt
-CHECKED = 60  # held-out rankings that measure the reward model and train nothing
+CHECKED = 200  # held-out rankings that measure the reward model and train nothing
 COMPARED = 160  # held-out prompts
 FACT_TIMES = 8
 FIRST = 6  # rankings before active choice begins
@@ -146,7 +146,7 @@ def run_demo(
     seed: int,
     assignments: list[str],
     say: Callable[[str], None],
-    active: bool = True,
+    active: bool = False,
     errs: float = 0.0,
     rounds: int = 1,
 ) -> dict:
