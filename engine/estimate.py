@@ -2,9 +2,7 @@
 
 Needs no torch.
 
-Counted are tensors; what interpreter and libraries take comes on top. The factors of activations are the tensors that
-a transformer block keeps for its backward pass with LoRA on every linear layer and frozen weights: those whose
-gradient an adapter or a nonlinearity needs.
+Counted are tensors; what interpreter and libraries take comes on top.
 """
 
 from collections.abc import Sequence
@@ -21,7 +19,7 @@ MOMENT = {"adamw": 4.0, "adamw-8bit": 1.02}  # bytes of a moment, with the scale
 BYTES = {"float32": 4.0, "bf16": 2.0, "float16": 2.0, "nf4": 0.53}  # a weight; NF4 with its doubly quantised scales
 
 KEPT_LOGITS = 1.0  # probabilities in float32, which become their own gradient
-WORKSPACES = 40e6  # bytes that torch's kernels and its allocator take beside the tensors, by the same benchmark
+WORKSPACES = 40e6  # bytes that torch's kernels and its allocator take beside the tensors (benchmarks/estimate.py)
 
 
 def memory(

@@ -137,18 +137,17 @@ def train_online(
     controller = losses.AdaptiveKL(config.kl_coefficient, config.kl_target, config.kl_horizon)
     best = Best(roles, scorer, held_out or [], config)
     steps = learner.steps
-    peaks = [group["lr"] for group in steps.optimizer.param_groups]
+    peaks = [group["lr"] for group in steps.param_groups]
     first = 0
-    if checkpoints and (state := checkpoint.load(checkpoints, [steps.optimizer])):
-        steps.scaler.load_state_dict(state["scale"])
+    if checkpoints and (state := checkpoint.load(checkpoints, [steps])):
         controller.coefficient, first = state["kl_coefficient"], state["update"]
         best.score, best.weights = state["best_score"], state["best_weights"]
 
     def save(update: int) -> None:
         if checkpoints:
             checkpoint.save(
-                checkpoints, [steps.optimizer], scale=steps.scaler.state_dict(), update=update,
-                kl_coefficient=controller.coefficient, best_score=best.score, best_weights=best.weights,
+                checkpoints, [steps], kl_coefficient=controller.coefficient, update=update,
+                best_score=best.score, best_weights=best.weights,
             )  # fmt: skip
 
     prompts = [encode_prompt(roles.tokenizer, c, room=config.max_new_tokens) for c in conversations]
@@ -161,7 +160,7 @@ def train_online(
                 save(update)
                 best.put_back()
             raise
-        for group, peak in zip(steps.optimizer.param_groups, peaks, strict=True):
+        for group, peak in zip(steps.param_groups, peaks, strict=True):
             group["lr"] = peak * (1 - (1 - config.final_rate) * update / config.updates)
         rng = random.Random(f"{config.seed} {update}")
         chosen = [rng.randrange(len(prompts)) for _ in range(max(config.episodes // config.samples, 1))]

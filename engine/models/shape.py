@@ -7,7 +7,8 @@ from pathlib import Path
 
 from engine.errors import UserError
 
-# Tensors kept for a token in a block: so many of the model's width, of the keys' width and of the MLP's inner width.
+# What a block keeps of a token for its backward pass with LoRA on every linear layer and frozen weights, where the
+# gradient of an adapter or a nonlinearity needs it: so many of the model's width, of the keys' and of the MLP's inner.
 # Counting them by hand gives 11, 5 and 5; a tenth more is what runs on a CPU take (benchmarks/estimate.py), where the
 # pieces that are freed on the way are not all given back.
 KEPT_WIDTH, KEPT_KEYS, KEPT_INNER = 12.0, 5.5, 5.5

@@ -5,7 +5,7 @@ Randomness is no part of it: every method draws it from (seed, step), so a resum
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -13,15 +13,26 @@ NAME = "training.pt"
 EVERY = 30.0  # seconds between two, where steps are short
 
 
+class Stateful(Protocol):
+    """An optimizer, or what steps one."""
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]: ...
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state_dict: dict[str, Any], /) -> None: ...
+
+
 def exists(folder: Path) -> bool:
     return (folder / NAME).is_file()
 
 
-def _trained(optimizers: Sequence[torch.optim.Optimizer]) -> list[torch.Tensor]:
+def _trained(optimizers: Sequence[Stateful]) -> list[torch.Tensor]:
     return [p for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]]
 
 
-def save(folder: Path, optimizers: Sequence[torch.optim.Optimizer], **facts: Any) -> None:
+def save(folder: Path, optimizers: Sequence[Stateful], **facts: Any) -> None:
     """Keep everything the optimizers train, their own state, and `facts`. Written whole or not at all."""
     folder.mkdir(parents=True, exist_ok=True)
     weights = [p.detach().cpu() for p in _trained(optimizers)]
@@ -30,7 +41,7 @@ def save(folder: Path, optimizers: Sequence[torch.optim.Optimizer], **facts: Any
     (folder / "training.tmp").replace(folder / NAME)
 
 
-def load(folder: Path, optimizers: Sequence[torch.optim.Optimizer]) -> dict[str, Any]:
+def load(folder: Path, optimizers: Sequence[Stateful]) -> dict[str, Any]:
     """Put the state in `folder` back and return its facts; {} where there is none."""
     if not exists(folder):
         return {}

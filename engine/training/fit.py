@@ -73,14 +73,11 @@ def fit(
     groups: AdamW's parameter groups with their peak learning rates. half: whether the base computes in float16.
     Raises Stopped, the state kept in `checkpoints`, where someone asked for that.
     """
-    optimizer = adamw(groups, config.optimizer, weight_decay=config.weight_decay)
-    steps = Steps(optimizer, config.max_grad_norm, half)
+    steps = Steps(adamw(groups, config.optimizer, weight_decay=config.weight_decay), config.max_grad_norm, half)
     peaks = [group["lr"] for group in groups]
     total = config.steps(len(examples))
-    kept = checkpoint.load(checkpoints, [optimizer]) if checkpoints else {}
+    kept = checkpoint.load(checkpoints, [steps]) if checkpoints else {}
     first = kept.get("step", 0)
-    if kept:
-        steps.scaler.load_state_dict(kept["scale"])
     for tensor, value in zip(objective.state(), kept.get("state", []), strict=bool(kept)):
         tensor.copy_(value)
     figures: dict[str, float] = {}
@@ -89,9 +86,7 @@ def fit(
 
     def save(step: int) -> None:
         if checkpoints and step:
-            checkpoint.save(
-                checkpoints, [optimizer], scale=steps.scaler.state_dict(), step=step, state=objective.state()
-            )
+            checkpoint.save(checkpoints, [steps], step=step, state=objective.state())
 
     for step in range(first, total):
         try:
@@ -100,7 +95,7 @@ def fit(
             save(step)
             raise
         scale = schedule((step + 1) / total, config.warmup)
-        for group, peak in zip(optimizer.param_groups, peaks, strict=True):
+        for group, peak in zip(steps.param_groups, peaks, strict=True):
             group["lr"] = peak * scale
         figures = _accumulate(objective, batches_of(examples, config, step), parts, steps)
         figures["grad_norm"] = steps.step()

@@ -31,6 +31,17 @@ class Steps:
         self.trained = [p for group in optimizer.param_groups for p in group["params"]]
         self.scaler = torch.amp.GradScaler(self.trained[0].device.type, init_scale=2.0**12, enabled=half)
 
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        return self.optimizer.param_groups
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"optimizer": self.optimizer.state_dict(), "scale": self.scaler.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scale"])
+
     def back(self, loss: Tensor) -> None:
         """Add the gradients of `loss` to those that are there."""
         self.scaler.scale(loss).backward()

@@ -15,17 +15,10 @@ from engine.models.roles import Roles, ScalarHead
 from engine.models.token_log_probs import token_log_probs
 from engine.sampling.steps import LeanSteps, OwnSteps, steps_of
 from tests.conftest import family_model
-from tests.engine.toys import TokenScorer
+from tests.engine.toys import TokenScorer, shake
 
 PROMPTS = [[5, 6, 7, 8, 9, 10, 11], [4], [12, 3], [7, 7, 7, 7], [9, 4, 5], [6]]
 CONFIG = PPOConfig(max_new_tokens=12, rank=4, epochs=1, minibatches=1, max_grad_norm=1e9, temperature=0.9)
-
-
-def shaken(roles, role):
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for p in roles.parameters(role):
-            p.add_(0.1 * torch.randn(p.shape, generator=generator))
 
 
 def padded(drawn):
@@ -55,7 +48,7 @@ def way(request, monkeypatch):
 @pytest.fixture
 def setting(family_roles, way):
     roles = family_roles
-    shaken(roles, "policy")
+    shake(roles, "policy")
     learner = PPO(roles, CONFIG)
     torch.nn.init.normal_(learner.head.linear.weight, std=0.3, generator=torch.Generator().manual_seed(2))
     asked = [[{"role": "user", "content": "w1"}]] * len(PROMPTS)
@@ -123,7 +116,7 @@ def test_gradients_of_a_ppo_step(setting):
 def test_rewards(family_roles, way):
     roles = family_roles
     roles.add("reward", rank=4)
-    shaken(roles, "reward")
+    shake(roles, "reward")
     head = ScalarHead(roles.width)
     torch.nn.init.normal_(head.linear.weight, generator=torch.Generator().manual_seed(3))
     reward = RewardModel(roles, [("reward", head)], mean=0.3, std=1.7)
@@ -187,7 +180,7 @@ def test_what_rows_begin_alike_with_is_laid_out_once():
 
 def test_states_and_gradients_of_rows_that_begin_alike(family_roles):
     roles = family_roles
-    shaken(roles, "policy")
+    shake(roles, "policy")
     ids, mask = rows_of(ALIKE)
     wanted = mask & (torch.rand(mask.shape, generator=torch.Generator().manual_seed(4)) < 0.4)
     trained = roles.parameters("policy")
@@ -230,7 +223,7 @@ def test_log_probs_of_improbable_tokens_stay_finite(tiny_roles):
 def test_blocks_computed_again_on_the_way_back_give_the_same_gradients(family_roles, way):
     family_roles.add("value", rank=4, seed=1)
     for role in ("policy", "value"):
-        shaken(family_roles, role)
+        shake(family_roles, role)
     weights = [*family_roles.parameters("policy"), *family_roles.parameters("value")]
     ids = torch.tensor([[5, 6, 7, 8], [5, 6, 9, 9]])
     mask = torch.tensor([[1, 1, 1, 1], [1, 1, 1, 0]], dtype=torch.bool)
@@ -294,7 +287,7 @@ def test_lean_steps_are_the_models_own(name, more, lean, dtype):
 def test_lean_steps_of_a_model_with_an_adapter_are_its_own(tiny_folder, precision):
     roles = Roles(load_base(str(tiny_folder), precision))
     roles.add("policy", rank=4)
-    shaken(roles, "policy")
+    shake(roles, "policy")
     ids = torch.arange(3, 11).view(2, 4)
     bound = {"bf16": 0.03, "float16": 0.005}.get(precision, 1e-4)
     found = {}

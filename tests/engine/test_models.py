@@ -19,6 +19,7 @@ from engine.models.states import last_states, logits_of, real_states
 from engine.sampling.answers import answer
 from engine.sampling.settings import Sampling
 from tests.conftest import family_model
+from tests.engine.toys import shake
 
 IDS = torch.tensor([[5, 6, 7, 8], [9, 10, 11, 12]])
 
@@ -26,13 +27,6 @@ IDS = torch.tensor([[5, 6, 7, 8], [9, 10, 11, 12]])
 def plain_logits(model):
     with torch.no_grad():
         return model(IDS).logits
-
-
-def shake(roles, role):
-    torch.manual_seed(1)
-    with torch.no_grad():
-        for p in roles.parameters(role):
-            p.add_(torch.randn_like(p) * 0.1)
 
 
 def test_a_base_without_pad_token_and_template_can_chat(tiny_folder):
@@ -153,17 +147,15 @@ def test_a_lean_adapter_on_an_nf4_base_computes_what_pefts_own_does(tiny_folder)
     roles = Roles(load_base(str(tiny_folder), "nf4"))
     roles.add("policy", rank=4)
     shake(roles, "policy")
+    assert all(type(layer) is lean(Linear4bit) for layer in roles._layers)
     found = []
     for kind in (lean(Linear4bit), Linear4bit):
         for layer in roles._layers:
-            layer.__class__, before = kind, type(layer)
-            assert before is lean(Linear4bit)
+            layer.__class__ = kind
         with roles.acting("policy", train=True) as model:
             states = model.get_decoder()(inputs_embeds=model.get_input_embeddings()(IDS).requires_grad_())[0]
         weights = roles.parameters("policy")
         found.append([states.detach(), *torch.autograd.grad(states.square().sum(), weights)])
-        for layer in roles._layers:
-            layer.__class__ = lean(Linear4bit)
     assert all(torch.allclose(a, b, rtol=1e-4, atol=1e-4) for a, b in zip(*found, strict=True))
 
 

@@ -7,6 +7,7 @@ from engine.models.load import load_base
 from engine.models.roles import Roles
 from engine.training import checkpoint
 from engine.training.optimizers import Steps, adamw
+from tests.engine.toys import shake
 
 KINDS = ("adamw", "adamw-8bit")
 
@@ -52,17 +53,14 @@ def test_taken_up_from_a_checkpoint_it_goes_on_as_if_never_stopped(kind, tmp_pat
 
 
 def float16_policy(folder):
-    base = load_base(str(folder), "float16")
-    roles = Roles(base)
+    roles = Roles(load_base(str(folder), "float16"))
     roles.add("policy", rank=4)
-    with torch.no_grad():
-        for p in roles.parameters("policy"):
-            p.add_(0.05 * torch.randn(p.shape, generator=torch.Generator().manual_seed(p.numel())))
+    shake(roles, "policy")
     return roles
 
 
 def gradient(roles, back, weight):
-    """Of a loss so small that its gradients are below what float16 can hold."""
+    """Of a loss; `weight` may make it so small that its gradients are below what float16 can hold."""
     with roles.acting("policy", train=True) as model:
         logits = model(torch.arange(4, 12).view(2, 4)).logits.float()
     back(weight * logits.square().mean())
@@ -70,8 +68,8 @@ def gradient(roles, back, weight):
 
 
 def test_small_gradients_of_a_float16_base_are_not_lost(tiny_folder):
-    tiny, weight = 1e-6, 1.0
-    exact = gradient(float16_policy(tiny_folder), torch.Tensor.backward, weight)
+    tiny = 1e-6
+    exact = gradient(float16_policy(tiny_folder), torch.Tensor.backward, 1.0)
     lost = tiny * exact - gradient(float16_policy(tiny_folder), torch.Tensor.backward, tiny)
     roles = float16_policy(tiny_folder)
     assert roles.base.half
@@ -113,3 +111,17 @@ def test_without_float16_a_step_is_what_it_was():
                 optimizer.zero_grad()
         found.append(weights.detach())
     assert torch.equal(*found)
+
+
+def test_the_scale_of_the_loss_is_part_of_what_a_checkpoint_keeps(tmp_path):
+    def fresh():
+        return Steps(adamw([torch.nn.Parameter(torch.ones(4))], "adamw", 0.1), 1.0, half=True)
+
+    steps = fresh()
+    steps.back((steps.trained[0] * float("inf")).sum())
+    steps.step()
+    checkpoint.save(tmp_path, [steps])
+    resumed = fresh()
+    assert resumed.scaler.get_scale() == 2 * steps.scaler.get_scale()
+    checkpoint.load(tmp_path, [resumed])
+    assert resumed.scaler.get_scale() == steps.scaler.get_scale()

@@ -28,6 +28,14 @@ def policy_on(folder, rank=8):
 
 
 @torch.no_grad()
+def shake(roles, role):
+    """Give a fresh adapter, which changes nothing yet, weights that do."""
+    generator = torch.Generator().manual_seed(1)
+    for p in roles.parameters(role):
+        p.add_(0.1 * torch.randn(p.shape, generator=generator))
+
+
+@torch.no_grad()
 def next_token(roles, role, conversation=CONVERSATION):
     """log-probabilities [vocabulary] of the first token of an answer."""
     ids = torch.tensor([encode_prompt(roles.tokenizer, conversation)])
