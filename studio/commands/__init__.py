@@ -1,0 +1,1 @@
+"""The commands of `rlhf-studio`, one a file."""

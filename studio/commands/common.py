@@ -1,0 +1,58 @@
+"""What all commands share: how they answer, and the workspace that they work in."""
+
+import json
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+import click
+
+import engine
+
+
+def say(text: str) -> None:
+    """Progress, to standard error."""
+    click.echo(text, err=True)
+
+
+def answer_with(value: dict, as_json: bool, text: str) -> None:
+    """What a command found, to standard output: an object on one line, or the same in words."""
+    click.echo(json.dumps(value, ensure_ascii=False) if as_json else text)
+
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+workspace_option = click.option(
+    "--workspace", type=click.Path(path_type=Path), help="The folder that holds everything. [default: your user data]"
+)
+
+
+def in_workspace(command: Callable) -> Callable:
+    """Gives `command` (workspace, store, *, as_json, ...). --workspace may stand before or after its name."""
+
+    @workspace_option
+    @json_option
+    @click.pass_obj
+    @wraps(command)
+    def opened(named_before: Path | None, workspace: Path | None, **options: Any) -> None:
+        space = engine.open_workspace(workspace or named_before)
+        command(space, engine.Store(space.database), **options)
+
+    return opened
+
+
+def version_of(store: engine.Store, name: str | None) -> dict:
+    """The model version a command works on: one in the store, or a base that is added to it."""
+    if name is None:
+        found = engine.versions.newest_chat_version(store)
+        if found:
+            return found
+        name = "pocket"
+    try:
+        return engine.versions.get_version(store, name)
+    except engine.UserError:
+        path = engine.find_base(name)
+    called = "pocket" if name == "pocket" else path.name
+    return engine.versions.get_version(
+        store, engine.versions.ensure_base(store, str(path), engine.fingerprint(path), called)
+    )

@@ -1,0 +1,25 @@
+"""`rlhf-studio compare`: two model versions on the same prompts."""
+
+import click
+
+import engine
+from studio.commands.common import answer_with, in_workspace, version_of
+
+
+@click.command()
+@click.argument("before")
+@click.argument("after")
+@click.option("--prompts", default="everyday-test", show_default=True, help="A prompt set or a text file.")
+@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE")
+@in_workspace
+def compare(space, store, before: str, after: str, prompts: str, settings, as_json: bool) -> None:
+    """Answer the same prompts with two model versions, BEFORE and AFTER, and say which is better."""
+    config = engine.read_config(engine.parse_settings(list(settings), "compare"))
+    texts = engine.load_prompts(prompts)[: config.compare.prompts]
+    sides = [version_of(store, name) for name in (before, after)]
+    result = engine.compare_versions(space, store, *sides, texts, config)
+    text = f"{result['prompts']} prompts, KL {result['kl']:.2f} nats."
+    if "win_rate" in result:
+        low, high = result["win_rate_low"], result["win_rate_high"]
+        text += f" By the reward model, after wins {result['win_rate']:.0%} ({low:.0%} to {high:.0%})."
+    answer_with(result, as_json, text)

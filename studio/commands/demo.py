@@ -1,0 +1,44 @@
+"""`rlhf-studio demo`: the loop without a person."""
+
+import tempfile
+from pathlib import Path
+
+import click
+
+import engine
+from studio.commands.common import answer_with, json_option, say
+
+
+@click.command()
+@click.option("--labels", default=50, show_default=True, help="How many rankings of 4 answers.")
+@click.option("--prefer", default="warm", show_default=True, help="The taste, such as warm, terse or warm+correct.")
+@click.option("--seed", default=0, show_default=True)
+@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Change a setting of the run.")
+@click.option("--errs", default=0.0, help="Share of the pairs that the annotator gets wrong while ranking.")
+@click.option("--rounds", default=1, show_default=True, help="How often to rank and improve, each from the last.")
+@click.option(
+    "--choose", type=click.Choice(["random", "active"]), default="random", show_default=True,
+    help="Rank random answers, or those that a reward model is least sure of.",
+)  # fmt: skip
+@click.option(
+    "--workspace", type=click.Path(path_type=Path), help="Keep it all in this folder. [default: nothing is kept]"
+)
+@json_option
+@click.pass_obj
+def demo(named_before, labels, prefer, seed, settings, errs, rounds, choose, workspace, as_json: bool) -> None:
+    """The whole loop without a browser, with a simulated annotator in place of a person."""
+    with tempfile.TemporaryDirectory(prefix="rlhf-studio-demo-") as folder:
+        space = engine.open_workspace(workspace or named_before or folder)
+        result = engine.run_demo(space, labels, prefer, seed, list(settings), say, choose == "active", errs, rounds)
+    low, high = result["win_rate_low"], result["win_rate_high"]
+    lines = [
+        f"Reward model: {result['reward_accuracy']:.0%} of held-out pairs ordered as the annotator would.",
+        f"After beats before on {result['win_rate']:.0%} of held-out prompts (95% interval {low:.0%} to {high:.0%}).",
+        f"KL {result['kl']:.1f} nats; {result['well_formed']:.0%} well-formed; "
+        f"{result['distinct_after']} distinct answers, {result['distinct_before']} before.",
+        f"Took {result['seconds']['total']:.0f} s.",
+        "",
+    ]
+    for example in result["examples"][:4]:
+        lines += [f"  {example['prompt']}", f"    before: {example['before']}", f"    after:  {example['after']}"]
+    answer_with(result, as_json, "\n".join(lines))
