@@ -136,8 +136,7 @@ class PPOConfig(OnlineConfig):
     value_clip: Positive = setting(0.2, "How far a value may move in an update.")
     value_weight: NotNegative = setting(0.1, "Weight of the value loss.")
     gamma: Share = setting(1.0, "Discount for each token.")
-    # Below 1 leans on the values, which a linear head learns worse than it costs (Ahmadian et al. 2024, section 3.1).
-    lam: Share = setting(1.0, "Lambda of generalised advantage estimation.")
+    lam: Share = setting(0.95, "Lambda of generalised advantage estimation.")
     stop_kl: Positive = setting(0.1, "KL per token within an update at which the update ends.")
     pretraining_weight: NotNegative = setting(
         0.0, "Weight of a language-model loss on good answers beside PPO's (PPO-ptx)."

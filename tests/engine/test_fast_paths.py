@@ -18,7 +18,7 @@ from tests.conftest import family_model
 from tests.engine.toys import TokenScorer, shake
 
 PROMPTS = [[5, 6, 7, 8, 9, 10, 11], [4], [12, 3], [7, 7, 7, 7], [9, 4, 5], [6]]
-CONFIG = PPOConfig(max_new_tokens=12, rank=4, epochs=1, minibatches=1, max_grad_norm=1e9, temperature=0.9, lam=0.95)
+CONFIG = PPOConfig(max_new_tokens=12, rank=4, epochs=1, minibatches=1, max_grad_norm=1e9, temperature=0.9)
 
 
 def padded(drawn):
