@@ -3,6 +3,7 @@
 Waits its turn for the device, does what the run's row says, and writes all it has to say into the store.
 """
 
+import math
 import os
 import signal
 import sys
@@ -44,6 +45,8 @@ class StoreContext:
         _obey(self.store, self.run_id)
 
     def metrics(self, name: str, step: int, values: dict[str, float]) -> None:
+        # A float16 step that overflowed, and was left out, has no norm.
+        values = {key: value for key, value in values.items() if math.isfinite(value)}
         runs.add_metrics(self.store, self.run_id, name, step, values)
         print(f"{now()} {name} {step} " + " ".join(f"{k}={v:.4g}" for k, v in values.items()), flush=True)
 

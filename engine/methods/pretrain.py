@@ -22,6 +22,7 @@ from engine.methods.settings import PretrainConfig
 from engine.training import checkpoint
 from engine.training.batches import pad_right
 from engine.training.context import Context, Silent, Stopped
+from engine.training.optimizers import check_finite, shorten
 
 Document = tuple[list[int], list[float]]  # token ids, and how much each counts in the loss
 
@@ -138,7 +139,8 @@ def pretrain(
             group["lr"] = rate
         loss = next_token_loss(model, ids.to(device), weights.to(device))
         loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(trained, config.max_grad_norm)
+        norm = shorten(trained, config.max_grad_norm)
+        check_finite(norm)
         for optimizer in optimizers:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
@@ -146,7 +148,7 @@ def pretrain(
         figures = {
             "tokens": seen,
             "loss": float(loss.detach()),
-            "grad_norm": float(norm),
+            "grad_norm": norm,
             "learning_rate": rate,
             "tokens_per_second": tokens / max(now - before, 1e-9),
         }

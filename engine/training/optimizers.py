@@ -1,9 +1,14 @@
 """The optimiser of every method that trains adapters, and how it steps."""
 
+import math
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from engine.errors import UserError
+
+LEAST_SCALE = 2.0**-8  # a loss that overflows float16 even when made this small is itself no number
 
 
 def adamw(parameters: Any, kind: str, rate: float = 1e-3, weight_decay: float = 0.0) -> torch.optim.Optimizer:
@@ -16,6 +21,17 @@ def adamw(parameters: Any, kind: str, rate: float = 1e-3, weight_decay: float = 
 
         return AdamW8bit(parameters, lr=rate, weight_decay=weight_decay)
     return torch.optim.AdamW(parameters, lr=rate, weight_decay=weight_decay, fused=True)
+
+
+def shorten(trained: list[torch.nn.Parameter], limit: float) -> float:
+    """Shorten the gradients of `trained` to a norm of `limit` in all; returns the norm that they had."""
+    return float(torch.nn.utils.clip_grad_norm_(trained, limit))
+
+
+def check_finite(norm: float) -> None:
+    """Raises UserError where a gradient's norm is no number: a step would make the weights the same."""
+    if not math.isfinite(norm):
+        raise UserError("Training broke down: its gradients are no longer numbers. Start with a lower learning rate.")
 
 
 class Steps:
@@ -51,10 +67,15 @@ class Steps:
         self.optimizer.zero_grad(set_to_none=True)
 
     def step(self) -> float:
-        """One step with the gradient's norm held to `limit`, and the gradients are gone; returns the norm before."""
+        """One step with the gradient's norm held to `limit`, and the gradients are gone; returns the norm before.
+
+        Raises UserError, the weights as they were, where training has broken down.
+        """
         self.scaler.unscale_(self.optimizer)
-        norm = torch.nn.utils.clip_grad_norm_(self.trained, self.limit)
+        norm = shorten(self.trained, self.limit)
+        if not self.scaler.is_enabled() or self.scaler.get_scale() < LEAST_SCALE:
+            check_finite(norm)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.forget()
-        return float(norm)
+        return norm

@@ -230,6 +230,16 @@ def test_a_base_that_changed_is_refused_with_the_reason(workspace, store, ranked
     assert "has changed" in run["reason"]
 
 
+def test_a_run_that_breaks_down_says_so_and_makes_no_version_of_it(workspace, store, ranked):
+    settings = [*SHORT, "ppo.updates=9", "ppo.learning_rate=1e4"]
+    run_id = launch.start(workspace, store, "improve", engine.parse_settings(settings), ranked)
+    run = until(workspace, store, run_id, ended)
+    assert run["status"] == "failed"
+    assert "lower learning rate" in run["reason"]
+    assert [v["kind"] for v in models.list_versions(store)] == ["base", "reward"]
+    assert all(m["value"] is not None for m in runs.metrics_of(store, run_id))
+
+
 def test_a_run_that_goes_on_keeps_the_precision_it_began_with(workspace, store, ranked, monkeypatch):
     run_id = runs.add_run(store, "improve", engine.parse_settings(SHORT), ranked)
     begun = recipes.Job(workspace, store, runs.get_run(store, run_id), Silent())

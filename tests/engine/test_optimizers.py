@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from engine.errors import UserError
 from engine.models.load import load_base
 from engine.models.roles import Roles
 from engine.training import checkpoint
@@ -91,6 +92,21 @@ def test_a_step_whose_gradient_overflowed_is_left_out_and_the_next_is_taken():
     steps.back(weights.sum())
     assert steps.step() == pytest.approx(2.0)  # the norm of four ones, the scale taken off
     assert (weights < 1).all()
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_what_broke_down_is_said_and_the_weights_stay_as_they_were(half):
+    weights = torch.nn.Parameter(torch.ones(4))
+    steps = Steps(adamw([weights], "adamw", 0.1), 1.0, half)
+
+    def go_on():
+        for _ in range(100):  # float16 is given the time to find a smaller scale
+            steps.back((weights * float("nan")).sum())
+            steps.step()
+
+    with pytest.raises(UserError, match="lower learning rate"):
+        go_on()
+    assert torch.equal(weights, torch.ones(4))
 
 
 def test_without_float16_a_step_is_what_it_was():
