@@ -139,8 +139,11 @@ def training_prompts(job: Job, roles: Roles, room: int) -> tuple[list[list[Messa
     own = conversations.own_prompts(job.store)
     builtin = [[{"role": "user", "content": p}] for p in load_prompts(job.config.prompt_set)]
     found = {repr(c): c for c in own + builtin if fits(roles.tokenizer, c, room)}
-    if not found:
+    if not own + builtin:
         raise UserError("There are no prompts to practise on. Chat a little first, or set prompt_set=everyday.")
+    if not found:
+        reads = roles.tokenizer.model_max_length
+        raise UserError(f"Answers of {room} tokens leave no room for a question: the model reads {reads}. Allow fewer.")
     share = job.config.reward.held_out
     kept = [c for c in found.values() if held_out(tuple((m["role"], m["content"]) for m in c), share)]
     return list(found.values()), kept
