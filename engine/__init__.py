@@ -34,6 +34,7 @@ _NAMES = {
     "parse_settings": "engine.jobs.config",
     "read_config": "engine.jobs.config",
     "described_settings": "engine.jobs.config",
+    "STAGES": "engine.jobs.config",
     "wilson": "engine.evaluation.winrate",
     "votes_to_decide": "engine.evaluation.winrate",
     "ServingClient": "engine.serving.client",

@@ -15,6 +15,7 @@ from studio.commands.demo import demo
 from studio.commands.doctor import doctor
 from studio.commands.models import models_group
 from studio.commands.runs import runs_group
+from studio.commands.settings import settings
 from studio.commands.train import train
 
 
@@ -46,7 +47,7 @@ def main(ctx: click.Context, workspace: Path | None, port: int, host: str, no_br
         serve(engine.open_workspace(workspace), host, port, not no_browser, lang or "")
 
 
-for command in (demo, chat, import_, train, runs_group, compare, export, models_group, doctor):
+for command in (demo, chat, import_, train, settings, runs_group, compare, export, models_group, doctor):
     main.add_command(command)
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """A run's settings: what a person may set, checked before anything starts. Needs no torch."""
 
 from dataclasses import asdict, dataclass, field, fields
+from difflib import get_close_matches
 from typing import Any, Literal
 
 from pydantic import TypeAdapter, ValidationError
@@ -117,6 +118,14 @@ def described_settings(stage: str) -> list[dict[str, Any]]:
     return found
 
 
+def _meant(name: str, method: str, known: list[str]) -> str:
+    """What someone who wrote `name` may have meant, and where to see what there is."""
+    own = {k.removeprefix(f"{method}."): k for k in known}
+    near = get_close_matches(name, [*own, *known], n=1)
+    hint = f"Did you mean {own.get(near[0], near[0])}? " if near else ""
+    return f"{hint}`rlhf-studio settings` shows all."
+
+
 def parse_settings(assignments: list[str], method: str = "improve") -> dict:
     """["ppo.updates=20", "precision=nf4"] -> nested values, completed and checked.
 
@@ -135,7 +144,7 @@ def parse_settings(assignments: list[str], method: str = "improve") -> dict:
         if name not in known and f"{method}.{name}" in known:
             name = f"{method}.{name}"
         if name not in known:
-            raise UserError(f'There is no setting "{name}". There are: {", ".join(sorted(known))}, seed.')
+            raise UserError(f'There is no setting "{name}". {_meant(name, method, list(known))}')
         flat[name] = value
     nested: dict[str, Any] = {}
     for name, value in flat.items():

@@ -24,8 +24,8 @@ def encode_prompt(tokenizer: PreTrainedTokenizerBase, messages: list[Message], r
     ids = _encode(tokenizer, messages)
     if room and len(ids) + room > tokenizer.model_max_length:
         raise UserError(
-            f"The conversation is {len(ids)} tokens long and the model reads {tokenizer.model_max_length} with its "
-            "answer. Start a new conversation or shorten the prompt."
+            f"The conversation is {len(ids)} tokens long, its answer may have {room}, and the model reads "
+            f"{tokenizer.model_max_length} in all. Start a new conversation, shorten the prompt or allow fewer tokens."
         )
     return ids
 

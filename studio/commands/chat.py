@@ -19,6 +19,8 @@ from studio.commands.common import answer_with, in_workspace, version_of
 @in_workspace
 def chat(space, store, prompt, model, count, seed, temperature, top_p, max_new_tokens, as_json: bool) -> None:
     """Ask a model once and print its answers."""
+    if not prompt.strip():
+        raise engine.UserError("There is no question. Write one first.")
     version = version_of(store, model)
     seed = time.time_ns() % 2**31 if seed is None else seed
     sampling = engine.Sampling(temperature, top_p, 0, max_new_tokens)

@@ -14,8 +14,16 @@ from studio.commands.common import answer_with, json_option, say
 @click.option("--prefer", default="warm", show_default=True, help="The taste, such as warm, terse or warm+correct.")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Change a setting of the run.")
-@click.option("--errs", default=0.0, help="Share of the pairs that the annotator gets wrong while ranking.")
-@click.option("--rounds", default=1, show_default=True, help="How often to rank and improve, each from the last.")
+@click.option(
+    "--errs",
+    default=0.0,
+    type=click.FloatRange(0, 1),
+    help="Share of the pairs that the annotator gets wrong while ranking.",
+)
+@click.option(
+    "--rounds", default=1, show_default=True, type=click.IntRange(1),
+    help="How often to rank and improve, each from the last.",
+)  # fmt: skip
 @click.option(
     "--choose", type=click.Choice(["random", "active"]), default="random", show_default=True,
     help="Rank random answers, or those that a reward model is least sure of.",

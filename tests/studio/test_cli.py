@@ -40,6 +40,18 @@ def test_a_wrong_model_path(empty):
     assert "pocket" in line
 
 
+def test_an_empty_question_and_an_answer_without_room(empty):
+    assert "no question" in mistake(run("chat", "-p", " ", "--workspace", empty))
+    assert "allow fewer" in mistake(run("chat", "-p", "Hi", "--max-new-tokens", 5000, "--workspace", empty))
+
+
+def test_settings_shows_what_can_be_set():
+    shown = run("settings").stdout
+    assert all(f"{name} " in shown for name in ("precision", "ppo.updates", "reward.epochs", "compare.prompts"))
+    assert {one["name"] for one in last_json(run("settings", "ppo", "--json"))["settings"]} >= {"ppo.lam", "ppo.clip"}
+    assert "stage" in mistake(run("settings", "everything"))
+
+
 def test_a_folder_that_holds_no_model(empty, tmp_path):
     (tmp_path / "not-a-model").mkdir()
     assert "config.json" in mistake(run("chat", "-p", "Hi", "-m", tmp_path / "not-a-model", "--workspace", empty))
@@ -58,6 +70,7 @@ def test_ppo_without_a_reward_model(empty):
 def test_an_unknown_method_setting_run_or_version(empty):
     assert "frobnicate" in mistake(run("train", "frobnicate", "--workspace", empty))
     assert "no setting" in mistake(run("train", "reward", "--set", "speed=9", "--workspace", empty))
+    assert "ppo.updates?" in mistake(run("train", "ppo", "--set", "updats=9", "--workspace", empty))
     assert "no run" in mistake(run("runs", "show", "12", "--workspace", empty))
     assert "no prompt set" in mistake(run("compare", "pocket", "pocket", "--prompts", "nope", "--workspace", empty))
 
