@@ -1,11 +1,12 @@
 """How long a run will take, before it starts. Needs no torch.
 
-From the newest finished run of its method on its base, scaled by how much work there is. Before the first one, on a
+From a finished run of its method on its base, scaled by how much work there is. Before the first one, on a
 CPU, from the model's shape and how fast this machine multiplies matrices: products, the memory that everything else
 goes through, and what each block costs however little there is to compute.
 """
 
 import json
+import math
 import os
 import time
 from functools import cache
@@ -24,6 +25,7 @@ REACHED = 1.2  # speed of torch's products against that of numpy's one large one
 TOUCHED = 4.6e9  # bytes a second that go through what a block keeps, which is everything but the products
 BLOCK_PASS, BLOCK_STEP = 2e-3, 0.5e-3  # seconds a block takes in a pass and in a sampling step, however little there is
 THERE_AND_BACK = 2.3  # a pass with gradients against one without; frozen weights take none
+LOOKED_BACK = 8  # finished runs among which the most alike is looked for
 LONGEST = 2.5  # the longest of a batch's answers against their mean
 
 
@@ -42,23 +44,32 @@ def work(config: RunConfig, stage: str, feedback: int) -> float:
 
 
 def seconds(store: Store, method: str, config: RunConfig, base_fingerprint: str, feedback: int) -> float | None:
-    """How long a run will take, from the newest finished run of the method on the same base; None without one."""
-    row = store.row(
-        "SELECT r.id, r.config FROM runs r JOIN model_versions v ON v.id = r.parent_version_id "
-        "WHERE r.method = ? AND r.status = 'finished' AND v.base_fingerprint = ? ORDER BY r.id DESC LIMIT 1",
+    """How long a run will take, from a finished run of the method on the same base; None without one.
+
+    Of the newest few it is the one with the most alike to do: a trial on a handful of answers says little of batches.
+    """
+    rows = store.rows(
+        "SELECT r.id, r.config, (SELECT count(*) FROM run_feedback WHERE run_id = r.id) AS used "
+        "FROM runs r JOIN model_versions v ON v.id = r.parent_version_id "
+        "WHERE r.method = ? AND r.status = 'finished' AND v.base_fingerprint = ? ORDER BY r.id DESC LIMIT ?",
         method,
         base_fingerprint,
+        LOOKED_BACK,
     )
-    if row is None:
-        return None
+    told = [_scaled(store, row, config, feedback) for row in rows]
+    return min(told, key=lambda one: one[0])[1] if told else None
+
+
+def _scaled(store: Store, row: dict, config: RunConfig, feedback: int) -> tuple[float, float]:
+    """(how unlike the run of `row` is in what it did, seconds that its pace makes of `config`)."""
     before = read_config(json.loads(row["config"]))
-    used = store.rows("SELECT count(*) AS n FROM run_feedback WHERE run_id = ?", row["id"])[0]["n"]
-    total = 0.0
+    unlike = total = 0.0
     for stage in runs.stages_of(store, row["id"]):
         if stage["ended"]:
-            ratio = work(config, stage["name"], feedback) / work(before, stage["name"], used)
+            ratio = work(config, stage["name"], feedback) / work(before, stage["name"], row["used"])
+            unlike += abs(math.log(ratio))
             total += (stage["ended"] - stage["started"]) * ratio
-    return total
+    return unlike, total
 
 
 @cache

@@ -38,7 +38,7 @@ function figure(title, rate, low, high, note) {
 }
 
 function votesNote(v) {
-  if (!v.count) return t("vote below, blind, to fill this in");
+  if (!v.count) return state.items.length ? t("vote below, blind, to fill this in") : t("no numbers");
   const said = t("after wins {rate} of {n}; the true rate is between {low} and {high} (95%)", { rate: percent(v.rate), n: v.count, low: percent(v.low), high: percent(v.high) });
   if (v.more === 0) return said + t(". That is decided.");
   return said + (v.more === null ? t(". As close as this, votes will not decide it.") : t(". About {n} more votes like these would decide it.", { n: v.more }));
@@ -132,7 +132,12 @@ function draw() {
         el("span", { class: "hint" }, t("Keys: ← A · → B · ↓ no difference · S skip · D differences")),
       ),
     );
-  } else fill(stage, el("div", { class: "empty" }, el("h2", {}, t("You have voted on every question")), el("p", {}, t("The figures above are final until you improve again."))));
+  } else {
+    const [over, what] = v.count
+      ? [t("You have voted on every question"), t("The figures above are final until you improve again.")]
+      : [t("There is nothing to vote on"), t("Both versions gave the same answers, word for word.")];
+    fill(stage, el("div", { class: "empty" }, el("h2", {}, over), el("p", {}, what)));
+  }
   drawTable();
 }
 

@@ -38,15 +38,15 @@ function ticks(low, high) {
 
 const short = (y) => (Math.abs(y) >= 1000 ? `${+(y / 1000).toFixed(1)}k` : String(+y.toPrecision(3)));
 
-/** A line chart drawn as SVG: round figures on the axes, this run's line over those of others. */
-function chart(title, points, digits, more) {
+/** A line chart drawn as SVG: round figures on the axes, this run's line over those `besides` it. `more` may yet come. */
+function chart(title, points, digits, besides, more) {
   const name = t(title);
   const box = el("figure", { class: "chart" }, el("figcaption", {}, name));
-  if (points.length < 2) {
-    box.append(el("p", { class: "hint" }, t("waiting for numbers")));
+  if (!points.length) {
+    box.append(el("p", { class: "hint" }, more ? t("waiting for numbers") : t("no numbers")));
     return box;
   }
-  const lines = [...more.map((one) => [one.points, `line other other-${one.place}`]), [points, "line"]].filter(([p]) => p.length > 1);
+  const lines = [...besides.map((one) => [one.points, `line other other-${one.place}`]), [points, "line"]].filter(([p]) => p.length);
   const smoothed = lines.map(([p, kind]) => [smoothing ? smooth(p, smoothing) : p, kind]);
   const every = [...smoothed.flatMap(([p]) => p), ...points];
   const [w, h, left, right, bottom] = [440, 150, 40, 14, 20]; // on the right room for half of the last figure
@@ -74,7 +74,10 @@ function chart(title, points, digits, more) {
   for (const x of ticks(x0, x1)) add("text", { x: X(x), y: h - 4, "text-anchor": "middle" }, short(x));
   const trace = (list) => list.map((p) => `${X(p[0]).toFixed(1)},${Y(p[1]).toFixed(1)}`).join(" ");
   if (smoothing) add("polyline", { points: trace(points), class: "line faint" });
-  for (const [list, kind] of smoothed) add("polyline", { points: trace(list), class: kind });
+  for (const [list, kind] of smoothed) {
+    if (list.length > 1) add("polyline", { points: trace(list), class: kind });
+    else add("circle", { cx: X(list[0][0]), cy: Y(list[0][1]), r: 3, class: kind });
+  }
   box.append(svg);
   box.firstChild.append(el("b", {}, round(smoothed.at(-1)[0].at(-1)[1])));
   return box;
@@ -175,8 +178,8 @@ function drawRun(run) {
 }
 
 function drawCharts(run) {
-  const more = (title) => others.map((one, place) => ({ place, points: one.curves[title] || [] }));
-  fill(runBox.querySelector(".charts"), run.curves.map((c) => chart(c.title, c.points, c.digits, more(c.title))));
+  const besides = (title) => others.map((one, place) => ({ place, points: one.curves[title] || [] }));
+  fill(runBox.querySelector(".charts"), run.curves.map((c) => chart(c.title, c.points, c.digits, besides(c.title), run.active)));
 }
 
 // ---- What will be done
@@ -230,8 +233,8 @@ async function tellCost() {
   if (!answer) return;
   const needs = answer.gigabytes === null ? "" : t("Takes about {gb} GB of memory, in {precision}", { gb: answer.gigabytes.toFixed(1), precision: answer.precision });
   const time = answer.seconds === null ? t("how long is known after the first run")
-    : t(answer.judged === "machine" ? "about {time}, judged by this machine's speed" : "about {time}, judged by the last run", { time: duration(answer.seconds) });
-  root.querySelector(".cost").textContent = [needs, time].filter(Boolean).join("; ") + (answer.gigabytes > answer.free ? t(". That is more than is free: lower ppo.episodes or set precision to nf4.") : ".");
+    : t(answer.judged === "machine" ? "about {time}, judged by this machine's speed" : "about {time}, judged by an earlier run", { time: duration(answer.seconds) });
+  root.querySelector(".cost").textContent = [needs, time].filter(Boolean).join(t("; ")) + (answer.gigabytes > answer.free ? t(". That is more than is free: lower ppo.episodes or set precision to nf4.") : t("."));
 }
 
 async function offerSettings() {

@@ -228,7 +228,7 @@ def build(session: Session) -> None:
         stages = engine.estimates.stages_of(method)
         needs = None
         seconds = engine.timing.seconds(session.store, method, config, version["base_fingerprint"], feedback)
-        judged = "machine" if seconds is None else "last run"
+        judged = "machine" if seconds is None else "earlier run"
         if stages:
             try:
                 shape = engine.shapes.shape_of(engine.find_base(version["base"]))
