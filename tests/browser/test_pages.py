@@ -246,6 +246,18 @@ def test_hostile_text_is_shown_as_it_is_and_runs_nothing(hostile_studio, page):
     assert page.evaluate("window.stolen") is None
 
 
+def test_versions_that_answer_alike_leave_nothing_to_vote_on(studio, page, tmp_path):
+    store = engine.Store(tmp_path / "workspace" / "studio.db")
+    pocket = engine.versions.newest_chat_version(store)["id"]
+    result = {"prompts": 1, "kl": 0.0, "length_before": 2, "length_after": 2, "distinct_before": 1, "distinct_after": 1}
+    same = {"prompt": "Hello", "before": "Hi there.", "after": "Hi there.", "facts": {"seed": 0, "kl": 0.0}}
+    engine.comparisons.add_comparison(store, pocket, pocket, [same], result)
+    store.close()
+    page.goto(f"{studio}/compare")
+    page.locator(".empty", has_text="nothing to vote on").wait_for()
+    assert "vote below" not in page.locator(".figures").inner_text()
+
+
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_no_serious_accessibility_finding(studio, page, theme):
     page.add_init_script(f"localStorage.setItem('theme', '{theme}')")
