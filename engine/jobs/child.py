@@ -95,7 +95,8 @@ def main(folder: str, run_text: str) -> int:
         store.update("runs", run_id, status="running", started=now())
         keep_freed_memory()
         # Torch takes seconds to import: only once it is this run's turn.
-        from engine.jobs.recipes import RECIPES, Job
+        from engine.jobs.job import Job
+        from engine.jobs.recipes import RECIPES
 
         run = runs.get_run(store, run_id)
         RECIPES[run["method"]](Job(workspace, store, run, StoreContext(store, run_id)))

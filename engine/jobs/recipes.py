@@ -1,19 +1,16 @@
 """What each kind of run does, from the store to the store."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from engine import estimate
 from engine.errors import UserError
 from engine.evaluation.compare import Item, compare
 from engine.evaluation.reward_report import reward_report
 from engine.feedback.examples import held_out, split_by_prompt
 from engine.feedback.gather import gather_rankings, gather_valued
-from engine.jobs.config import RunConfig, read_config
+from engine.jobs.config import RunConfig
+from engine.jobs.job import Job, attach, load_roles
 from engine.methods.dpo import train_dpo
 from engine.methods.function import load_function
 from engine.methods.ilql import train_ilql
@@ -26,109 +23,18 @@ from engine.methods.settings import OnlineConfig
 from engine.methods.sft import demonstration_loss, train_sft, worth_copying
 from engine.methods.text import new_model, new_tokenizer, packed, read_texts, split
 from engine.models.chat import Message, fits
-from engine.models.find import find_base, fingerprint
-from engine.models.load import choose_device, free_memory, load_base
-from engine.models.precision import choose
+from engine.models.find import fingerprint
+from engine.models.load import load_base
 from engine.models.roles import Roles
-from engine.models.shape import shape_of
 from engine.prompts import load_prompts
-from engine.store import comparisons, conversations, feedback, models, runs
+from engine.store import comparisons, conversations, feedback, models
 from engine.store.db import Store
 from engine.training import checkpoint
-from engine.training.context import Context, Paused, Stopped
+from engine.training.context import Paused, Stopped
 from engine.training.passes import Scorer
 from engine.workspace import Workspace
 
-MEASURED_FROM = 20  # rankings; with fewer, a reward model learns from all of them
-
-
-@dataclass
-class Job:
-    """One run at work: its row, and where it reads and writes."""
-
-    workspace: Workspace
-    store: Store
-    run: dict
-    context: Context
-
-    def __post_init__(self) -> None:
-        self.config = read_config(self.run["config"])
-
-    @property
-    def parent(self) -> dict:
-        return models.get_version(self.store, self.run["parent_version_id"])
-
-    def checkpoints(self, stage: str) -> Path:
-        return self.workspace.run(self.run["id"]) / "checkpoints" / stage
-
-    def keep(self, result: dict, version_id: int | None = None) -> None:
-        """Note what came out so far; `version_id` is the run's model."""
-        values: dict = {"result": self.run["result"] | result}
-        if version_id is not None:
-            values["model_version_id"] = version_id
-        self.store.update("runs", self.run["id"], **values)
-        self.run = runs.get_run(self.store, self.run["id"])
-
-    def used(self, train: list, test: list) -> None:
-        """Note exactly which feedback the run learns from, and which it measures with."""
-        sides = [sorted({i for example in side for i in example.feedback_ids}) for side in (train, test)]
-        runs.record_feedback(self.store, self.run["id"], *sides)
-
-
-def load_roles(job: Job) -> tuple[Roles, str | None]:
-    """(the base with its adapters, the role that training starts from: "reference", or None for the base)."""
-    job.context.stage("load", 0, 1)
-    if job.config.threads:
-        torch.set_num_threads(job.config.threads)
-    if begun := job.run["result"].get("precision"):
-        job.config = replace(job.config, precision=begun)  # a run that goes on is the run that it was
-    fit_to_machine(job)
-    base = load_base(job.parent["base"], job.config.precision)
-    job.keep({"precision": base.precision})
-    if job.config.tf32 and base.device.type == "cuda":
-        torch.set_float32_matmul_precision("high")
-    if base.fingerprint != job.parent["base_fingerprint"]:
-        raise UserError(
-            f"The base {job.parent['base']} has changed since {job.parent['name']} was made "
-            f"({base.fingerprint} now, {job.parent['base_fingerprint']} then). Put the old weights back."
-        )
-    roles = Roles(base)
-    if job.config.recompute == "always":
-        roles.recompute()
-    return roles, attach(roles, job.workspace, job.parent, "reference")
-
-
-def fit_to_machine(job: Job) -> None:
-    """Choose by the estimate what the run's settings leave open, and note in the log what was chosen."""
-    device, stages = choose_device(), estimate.stages_of(job.run["method"])
-    if not stages:
-        return  # nothing is known of what it takes: loading chooses by the weights alone
-    free = free_memory(device)
-    try:
-        shape = shape_of(find_base(job.parent["base"]))
-    except UserError:
-        return  # of a kind that cannot be estimated: whole batches, which are halved should memory run out
-    usual = choose(shape, device.type)
-    job.config, fits = estimate.fitted(shape, job.config, stages, usual, free)
-    needs = estimate.most(shape, job.config, stages, usual)
-    parts = {stage: size for stage in stages if (size := getattr(job.config, stage).micro_batch)}
-    print(
-        f"precision {job.config.precision}, about {needs / 1e9:.1f} GB of {free / 1e9:.1f} GB free"
-        + "".join(f", {stage} takes {size} at a time" for stage, size in parts.items())
-        + (", blocks computed again on the way back" if job.config.recompute == "always" else "")
-        + ("" if fits else "; this may not be enough"),
-        flush=True,
-    )
-
-
-def attach(roles: Roles, workspace: Workspace, version: dict, role: str) -> str | None:
-    """Load a version's adapter as `role`; None where the version is the base itself."""
-    if version["kind"] == "base":
-        if version["base_fingerprint"] != roles.base.fingerprint:
-            raise UserError(f"{version['name']} is another base than {roles.base.path}. Compare versions of one base.")
-        return None
-    roles.load(role, workspace.model(version["id"]))
-    return role
+MEASURED_FROM = 40  # rankings; with fewer, a reward model learns from all of them
 
 
 def training_prompts(job: Job, roles: Roles, room: int) -> tuple[list[list[Message]], list[list[Message]]]:
@@ -158,7 +64,7 @@ def make_reward(job: Job, roles: Roles, start: str | None) -> RewardModel:
     graded = [v for v in gather_valued(job.store) if v.grade is not None]
     if not rankings and not graded:
         raise UserError("There is no feedback to learn from yet. Rank or edit some answers in Chat first.")
-    # A measurement on two or three rankings would say nothing, and they are a good part of what there is to learn from.
+    # A measurement on five rankings would say next to nothing, and they are a good part of what there is to learn from.
     share = job.config.reward.held_out if len(rankings) >= MEASURED_FROM else 0.0
     train, test = split_by_prompt(rankings, share) if share else (rankings, [])
     kept_back = {r.prompt for r in test}

@@ -13,7 +13,8 @@ from engine.feedback.examples import Ranking
 from engine.feedback.gather import gather_rankings
 from engine.jobs import launch
 from engine.jobs.config import parse_settings, read_config
-from engine.jobs.recipes import attach, compare_versions
+from engine.jobs.job import attach
+from engine.jobs.recipes import compare_versions
 from engine.methods.active import most_telling
 from engine.methods.reward import accuracy, load_reward, train_reward
 from engine.methods.settings import RewardConfig

@@ -41,7 +41,7 @@ def in_workspace(command: Callable) -> Callable:
     return opened
 
 
-def version_of(store: engine.Store, name: str | None) -> dict:
+def version_of(store, name: str | None) -> dict:
     """The model version a command works on: one in the store, or a base that is added to it."""
     if name is None:
         found = engine.versions.newest_chat_version(store)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import engine
-from engine.jobs import launch, recipes
+from engine.jobs import job, launch, recipes
 from engine.methods.reward import RewardModel
 from engine.models.roles import ScalarHead
 from engine.store import comparisons, conversations, feedback, models, runs
@@ -34,8 +34,8 @@ LONG = [
 
 @pytest.fixture
 def ranked(store, base_version):
-    """Feedback on twenty prompts, from which on some are kept for measuring: polite answers above impolite ones."""
-    for i in range(20):
+    """Feedback on so many prompts that some are kept for measuring: polite answers above impolite ones."""
+    for i in range(recipes.MEASURED_FROM):
         prompt = conversations.add_prompt(store, f"What is {i} plus {i}?", "chat")
         texts = (f"How nice of you! It is {2 * i}.", f"{2 * i}, dummy.", f"Ugh. {2 * i}.")
         rows = [{"text": t, "tokens": 9, "seed": 0, "finish": "stop"} for t in texts]
@@ -232,11 +232,11 @@ def test_a_base_that_changed_is_refused_with_the_reason(workspace, store, ranked
 
 def test_answers_so_long_that_no_question_fits_are_refused_as_such(workspace, store, ranked):
     run_id = runs.add_run(store, "ppo", engine.parse_settings(SHORT), ranked)
-    job = recipes.Job(workspace, store, runs.get_run(store, run_id), Silent())
-    roles, _ = recipes.load_roles(job)
-    assert recipes.training_prompts(job, roles, 96)[0]
+    run = job.Job(workspace, store, runs.get_run(store, run_id), Silent())
+    roles, _ = job.load_roles(run)
+    assert recipes.training_prompts(run, roles, 96)[0]
     with pytest.raises(engine.UserError, match="leave no room for a question"):
-        recipes.training_prompts(job, roles, 100_000)
+        recipes.training_prompts(run, roles, 100_000)
 
 
 def test_a_run_that_breaks_down_says_so_and_makes_no_version_of_it(workspace, store, ranked):
@@ -251,15 +251,15 @@ def test_a_run_that_breaks_down_says_so_and_makes_no_version_of_it(workspace, st
 
 def test_a_run_that_goes_on_keeps_the_precision_it_began_with(workspace, store, ranked, monkeypatch):
     run_id = runs.add_run(store, "improve", engine.parse_settings(SHORT), ranked)
-    begun = recipes.Job(workspace, store, runs.get_run(store, run_id), Silent())
-    roles, _ = recipes.load_roles(begun)
+    begun = job.Job(workspace, store, runs.get_run(store, run_id), Silent())
+    roles, _ = job.load_roles(begun)
     assert begun.run["result"]["precision"] == roles.base.precision == "float32"
-    monkeypatch.setattr(recipes, "free_memory", lambda device: 1.0)  # now there would be room for NF4 at most
-    fresh = recipes.Job(workspace, store, {**begun.run, "result": {}}, Silent())
-    recipes.fit_to_machine(fresh)
+    monkeypatch.setattr(job, "free_memory", lambda device: 1.0)  # now there would be room for NF4 at most
+    fresh = job.Job(workspace, store, {**begun.run, "result": {}}, Silent())
+    job.fit_to_machine(fresh)
     assert fresh.config.precision == "nf4"
-    again = recipes.Job(workspace, store, runs.get_run(store, run_id), Silent())
-    assert recipes.load_roles(again)[0].base.precision == "float32"
+    again = job.Job(workspace, store, runs.get_run(store, run_id), Silent())
+    assert job.load_roles(again)[0].base.precision == "float32"
 
 
 def test_settings_are_checked_before_anything_starts():
