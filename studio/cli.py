@@ -31,7 +31,7 @@ class Friendly(click.Group):
 
 
 @click.group(cls=Friendly, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
-@workspace_option
+@workspace_option()
 @click.option("--port", default=7860, show_default=True)
 @click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on.")
 @click.option("--no-browser", is_flag=True, help="Do not open the page by itself.")

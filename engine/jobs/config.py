@@ -120,9 +120,9 @@ def described_settings(stage: str) -> list[dict[str, Any]]:
 
 def _meant(name: str, method: str, known: list[str]) -> str:
     """What someone who wrote `name` may have meant, and where to see what there is."""
-    own = {k.removeprefix(f"{method}."): k for k in known}
-    near = get_close_matches(name, [*own, *known], n=1)
-    hint = f"Did you mean {own.get(near[0], near[0])}? " if near else ""
+    written = {k: k for k in known} | {k.removeprefix(f"{method}."): k for k in known}
+    near = get_close_matches(name, written, n=1)
+    hint = f"Did you mean {written[near[0]]}? " if near else ""
     return f"{hint}`rlhf-studio settings` shows all."
 
 
@@ -144,7 +144,7 @@ def parse_settings(assignments: list[str], method: str = "improve") -> dict:
         if name not in known and f"{method}.{name}" in known:
             name = f"{method}.{name}"
         if name not in known:
-            raise UserError(f'There is no setting "{name}". {_meant(name, method, list(known))}')
+            raise UserError(f'There is no setting "{name}". {_meant(name, method, [*known, "seed"])}')
         flat[name] = value
     nested: dict[str, Any] = {}
     for name, value in flat.items():

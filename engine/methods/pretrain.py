@@ -22,7 +22,7 @@ from engine.methods.settings import PretrainConfig
 from engine.training import checkpoint
 from engine.training.batches import pad_right
 from engine.training.context import Context, Silent, Stopped
-from engine.training.optimizers import check_finite, shorten
+from engine.training.optimizers import check_finite
 
 Document = tuple[list[int], list[float]]  # token ids, and how much each counts in the loss
 
@@ -139,7 +139,7 @@ def pretrain(
             group["lr"] = rate
         loss = next_token_loss(model, ids.to(device), weights.to(device))
         loss.backward()
-        norm = shorten(trained, config.max_grad_norm)
+        norm = float(torch.nn.utils.clip_grad_norm_(trained, config.max_grad_norm))
         check_finite(norm)
         for optimizer in optimizers:
             optimizer.step()

@@ -23,11 +23,6 @@ def adamw(parameters: Any, kind: str, rate: float = 1e-3, weight_decay: float = 
     return torch.optim.AdamW(parameters, lr=rate, weight_decay=weight_decay, fused=True)
 
 
-def shorten(trained: list[torch.nn.Parameter], limit: float) -> float:
-    """Shorten the gradients of `trained` to a norm of `limit` in all; returns the norm that they had."""
-    return float(torch.nn.utils.clip_grad_norm_(trained, limit))
-
-
 def check_finite(norm: float) -> None:
     """Raises UserError where a gradient's norm is no number: a step would make the weights the same."""
     if not math.isfinite(norm):
@@ -72,7 +67,7 @@ class Steps:
         Raises UserError, the weights as they were, where training has broken down.
         """
         self.scaler.unscale_(self.optimizer)
-        norm = shorten(self.trained, self.limit)
+        norm = float(torch.nn.utils.clip_grad_norm_(self.trained, self.limit))
         if not self.scaler.is_enabled() or self.scaler.get_scale() < LEAST_SCALE:
             check_finite(norm)
         self.scaler.step(self.optimizer)

@@ -21,21 +21,37 @@ def answer_with(value: dict, as_json: bool, text: str) -> None:
     click.echo(json.dumps(value, ensure_ascii=False) if as_json else text)
 
 
+EVERYTHING = "The folder that holds everything. [default: your user data]"
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-workspace_option = click.option(
-    "--workspace", type=click.Path(path_type=Path), help="The folder that holds everything. [default: your user data]"
-)
+
+
+def workspace_option(what: str = EVERYTHING) -> Callable:
+    return click.option("--workspace", type=click.Path(path_type=Path), help=what)
+
+
+def in_folder(what: str = EVERYTHING) -> Callable:
+    """Gives a command (the folder that --workspace names before or after its name, or None; as_json, ...)."""
+
+    def given(command: Callable) -> Callable:
+        @workspace_option(what)
+        @json_option
+        @click.pass_obj
+        @wraps(command)
+        def placed(named_before: Path | None, workspace: Path | None, **options: Any) -> None:
+            command(workspace or named_before, **options)
+
+        return placed
+
+    return given
 
 
 def in_workspace(command: Callable) -> Callable:
-    """Gives `command` (workspace, store, *, as_json, ...). --workspace may stand before or after its name."""
+    """Gives `command` (workspace, store; as_json, ...), opened where `in_folder` says."""
 
-    @workspace_option
-    @json_option
-    @click.pass_obj
+    @in_folder()
     @wraps(command)
-    def opened(named_before: Path | None, workspace: Path | None, **options: Any) -> None:
-        space = engine.open_workspace(workspace or named_before)
+    def opened(folder: Path | None, **options: Any) -> None:
+        space = engine.open_workspace(folder)
         command(space, engine.Store(space.database), **options)
 
     return opened

@@ -1,12 +1,11 @@
 """`rlhf-studio demo`: the loop without a person."""
 
 import tempfile
-from pathlib import Path
 
 import click
 
 import engine
-from studio.commands.common import answer_with, json_option, say
+from studio.commands.common import answer_with, in_folder, say
 
 
 @click.command()
@@ -28,15 +27,11 @@ from studio.commands.common import answer_with, json_option, say
     "--choose", type=click.Choice(["random", "active"]), default="random", show_default=True,
     help="Rank random answers, or those that a reward model is least sure of.",
 )  # fmt: skip
-@click.option(
-    "--workspace", type=click.Path(path_type=Path), help="Keep it all in this folder. [default: nothing is kept]"
-)
-@json_option
-@click.pass_obj
-def demo(named_before, labels, prefer, seed, settings, errs, rounds, choose, workspace, as_json: bool) -> None:
+@in_folder("Keep it all in this folder. [default: nothing is kept]")
+def demo(folder, labels, prefer, seed, settings, errs, rounds, choose, as_json: bool) -> None:
     """The whole loop without a browser, with a simulated annotator in place of a person."""
-    with tempfile.TemporaryDirectory(prefix="rlhf-studio-demo-") as folder:
-        space = engine.open_workspace(workspace or named_before or folder)
+    with tempfile.TemporaryDirectory(prefix="rlhf-studio-demo-") as passing:
+        space = engine.open_workspace(folder or passing)
         result = engine.run_demo(space, labels, prefer, seed, list(settings), say, choose == "active", errs, rounds)
     low, high = result["win_rate_low"], result["win_rate_high"]
     lines = [

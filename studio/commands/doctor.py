@@ -3,14 +3,14 @@
 import click
 
 import engine
-from studio.commands.common import answer_with, in_workspace
+from studio.commands.common import answer_with, in_folder
 
 
 @click.command()
-@in_workspace
-def doctor(space, store, as_json: bool) -> None:
+@in_folder()
+def doctor(folder, as_json: bool) -> None:
     """What this machine has, what fits on it, what is missing."""
-    found = engine.diagnose(space)
+    found = engine.diagnose(engine.open_workspace(folder))
     tried = found.get("tried", {"seconds": {}})
     times = ", ".join(f"{precision} {1000 * s:.0f} ms" for precision, s in tried["seconds"].items())
     lines = [

@@ -10,7 +10,10 @@ from studio.commands.common import answer_with, json_option
 @click.argument("stage", required=False)
 @json_option
 def settings(stage: str | None, as_json: bool) -> None:
-    """All that --set can change, or the settings of one STAGE, such as ppo: name, default, meaning."""
+    """All that --set can change, or the settings of one STAGE, such as ppo: name, default, meaning.
+
+    Beside these, seed=N sets the seed of every stage at once.
+    """
     stages = ["", *engine.STAGES, "compare"]
     if stage and stage not in stages:
         raise engine.UserError(f'There is no stage "{stage}". Choose one of {", ".join(stages[1:])}.')

@@ -42,24 +42,26 @@ def test_an_unknown_model_is_said_to_be_unknown(tmp_path):
         shape_of(tmp_path)
 
 
+def finished(store, base_version, config, seconds):
+    """A run of `improve` that took so long, five seconds of it for loading."""
+    run = runs.add_run(store, "improve", config.as_dict(), base_version)
+    for name, start, end in (("load", 0, 5), ("ppo", 5, seconds)):
+        store.db.execute("INSERT INTO stages VALUES (?, ?, ?, ?)", (run, name, start, end))
+    store.update("runs", run, status="finished")
+
+
 def test_time_is_scaled_from_the_run_that_did_the_most_alike(store, base_version):
     fingerprint = engine.versions.get_version(store, base_version)["base_fingerprint"]
     config = read_config({"ppo": {"updates": 10}})
     assert timing.seconds(store, "improve", config, fingerprint, 50) is None
-    run = runs.add_run(store, "improve", config.as_dict(), base_version)
-    for name, start, end in (("load", 0, 5), ("ppo", 5, 105)):
-        store.db.execute("INSERT INTO stages VALUES (?, ?, ?, ?)", (run, name, start, end))
-    store.update("runs", run, status="finished")
+    finished(store, base_version, config, 105)
     assert timing.seconds(store, "improve", config, fingerprint, 50) == pytest.approx(105)
     twice = read_config({"ppo": {"updates": 20}})
     assert timing.seconds(store, "improve", twice, fingerprint, 50) == pytest.approx(205)
     assert timing.seconds(store, "improve", config, "another", 50) is None
 
     # A trial on two answers came after it: it paid for every start, and tells less of a run like the first.
-    trial = runs.add_run(store, "improve", read_config({"ppo": {"updates": 1, "episodes": 2}}).as_dict(), base_version)
-    for name, start, end in (("load", 0, 5), ("ppo", 5, 25)):
-        store.db.execute("INSERT INTO stages VALUES (?, ?, ?, ?)", (trial, name, start, end))
-    store.update("runs", trial, status="finished")
+    finished(store, base_version, read_config({"ppo": {"updates": 1, "episodes": 2}}), 25)
     assert timing.seconds(store, "improve", twice, fingerprint, 50) == pytest.approx(205)
 
 

@@ -107,6 +107,7 @@ def test_chat_answers_and_the_same_seed_answers_the_same(empty):
 
 def test_doctor_and_lists_speak_the_contract(empty, cache):
     found = last_json(run("doctor", "--json", "--workspace", empty))
+    assert not (empty / "studio.db").exists()  # it tells what is wrong where the store cannot be opened too
     assert {"device", "memory", "precision", "fits", "problems"} <= set(found)
     assert found["problems"] == []
     tried = found["tried"]["seconds"]  # a block in each precision, here
