@@ -22,6 +22,7 @@ from engine.methods.settings import PretrainConfig
 from engine.training import checkpoint
 from engine.training.batches import pad_right
 from engine.training.context import Context, Silent, Stopped
+from engine.training.muon import Muon
 from engine.training.optimizers import check_finite
 
 Document = tuple[list[int], list[float]]  # token ids, and how much each counts in the loss
@@ -91,8 +92,7 @@ def make_optimizers(model, config: PretrainConfig) -> list[torch.optim.Optimizer
     adam = torch.optim.AdamW(rest, lr=config.peak, betas=(0.9, 0.95), weight_decay=0.0)
     if not inner:
         return [adam]
-    muon = torch.optim.Muon(inner, lr=config.peak, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw")
-    return [muon, adam]
+    return [Muon(inner, lr=config.peak, weight_decay=config.weight_decay), adam]
 
 
 def pretrain(
