@@ -43,7 +43,7 @@ def resume(workspace: Workspace, store: Store, run_id: int) -> None:
     run = runs.get_run(store, run_id)
     if run["status"] not in runs.RESUMABLE:
         raise UserError(f"Run {run_id} is {run['status']}; only a paused, stopped or failed run can be resumed.")
-    store.update("runs", run_id, status="queued", stage="", done=0, total=0, asked="", reason="", ended=None)
+    store.update("runs", run_id, status="queued", pid=None, stage="", done=0, total=0, asked="", reason="", ended=None)
     _spawn(workspace, store, run_id)
 
 
