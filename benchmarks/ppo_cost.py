@@ -24,8 +24,9 @@ from engine.methods.ppo import PPO
 from engine.methods.reward import RewardModel
 from engine.methods.settings import PPOConfig
 from engine.methods.text import new_model
+from engine.models.heads import RewardHead
 from engine.models.load import load_base
-from engine.models.roles import Roles, ScalarHead
+from engine.models.roles import Roles
 from engine.prompts import load_prompts
 
 USUAL = {"layers": 4, "episodes": 16, "max_new_tokens": 48, "samples": 1}
@@ -44,7 +45,7 @@ def with_roles(base: str) -> tuple[Roles, RewardModel]:
     roles = Roles(load_base(base))
     for role in ("policy", "reward"):
         roles.add(role)
-    return roles, RewardModel(roles, [("reward", ScalarHead(roles.width))])
+    return roles, RewardModel(roles, [("reward", RewardHead(roles.width))])
 
 
 def seconds(layers: int, **changes: Any) -> float:

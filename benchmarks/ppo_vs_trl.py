@@ -37,8 +37,9 @@ def prepare(folder: Path, length: str) -> None:
     from engine.methods.reward import RewardModel, normalise, train_reward
     from engine.methods.settings import RewardConfig
     from engine.methods.text import new_model
+    from engine.models.heads import RewardHead
     from engine.models.load import load_base
-    from engine.models.roles import Roles, ScalarHead
+    from engine.models.roles import Roles
     from engine.pocket.annotator import SimulatedAnnotator
     from engine.sampling.answers import answer
     from engine.sampling.settings import Sampling
@@ -56,16 +57,16 @@ def prepare(folder: Path, length: str) -> None:
             texts = tuple(a.text for a in drawn[4 * i : 4 * i + 4])
             ranks = tuple(annotator.rank(prompt[0]["content"], list(texts)))
             rankings.append(Ranking((("user", prompt[0]["content"]),), texts, ranks, (True,) * 4))
-        reward, _ = train_reward(roles, rankings, [], RewardConfig())
+        reward, _ = train_reward(roles, rankings, [], RewardConfig(gates=0))  # trl's head is linear
     else:
         roles.add("reward", rank=RANK)
-        head = ScalarHead(roles.width)
-        torch.nn.init.normal_(head.linear.weight, generator=torch.Generator().manual_seed(0))
+        head = RewardHead(roles.width)
+        torch.nn.init.normal_(head.weight, generator=torch.Generator().manual_seed(0))
         reward = RewardModel(roles, [("reward", head)])
     reward.opener = []  # trl reads the last token of the answer, so ours does here too
     normalise(reward, None, asked("everyday")[:64], Sampling(max_new_tokens=NEW_TOKENS), 0)
     reward.save(folder / "ours")
-    head = reward.members[0][1].linear
+    head = reward.members[0][1]
     judge = AutoModelForSequenceClassification.from_pretrained(folder / "base", num_labels=1, dtype=torch.float32)
     with roles.answering("reward") as acting:
         judge.get_decoder().load_state_dict(

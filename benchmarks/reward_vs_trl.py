@@ -23,7 +23,7 @@ import engine
 from engine.evaluation.winrate import wilson
 from engine.feedback.examples import Ranking, messages_of
 from engine.feedback.gather import gather_rankings
-from engine.methods.reward import accuracy, sequence, train_reward
+from engine.methods.reward import accuracy, encoded, train_reward
 from engine.methods.settings import RewardConfig
 from engine.models.find import find_base
 from engine.models.load import load_base
@@ -44,7 +44,7 @@ def preferences() -> list[Ranking]:
     tokenizer = AutoTokenizer.from_pretrained(find_base("pocket"))
 
     def length(r: Ranking) -> int:
-        return max(len(sequence(tokenizer, messages_of(r.prompt), text)) for text in r.responses)
+        return max(sum(map(len, encoded(tokenizer, messages_of(r.prompt), text))) for text in r.responses)
 
     return [r for r in found if length(r) < LENGTH]
 

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from engine.methods.reward import RewardModel
-from engine.models.states import last_states
+from engine.models.states import states_at
 from engine.sampling.answers import Answer
+from engine.training.passes import Encoded
 
 
 def uncertainty(each: Tensor) -> float:
@@ -42,12 +43,13 @@ def most_telling(reward: RewardModel, groups: Sequence[Sequence[Answer]], count:
     """Places of the `count` groups of answers that a ranking of would tell `reward` (of several heads) most."""
     uncertainties, features = [], []
     for group in groups:
-        padded = reward.pad([a.prompt_ids + a.ids for a in group])
+        padded = reward.pad([Encoded(a.prompt_ids, a.ids) for a in group])
         states, scores = [], []
         for role, head in reward.members:
             with reward.roles.acting(role) as model:
-                states.append(last_states(model, *padded))
-            scores.append(head(states[-1]))
+                question, after = states_at(model, *padded).unbind(1)
+            states.append(after)
+            scores.append(head(question, after))
         uncertainties.append(uncertainty(torch.cat(scores, -1).cpu()))
         features.append(states[0].float().cpu().mean(0))
     return choose(uncertainties, torch.stack(features), count)

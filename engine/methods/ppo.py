@@ -14,7 +14,8 @@ from engine.methods import losses
 from engine.methods.online import Experience, minibatches, train_online
 from engine.methods.settings import PPOConfig
 from engine.models.chat import Message
-from engine.models.roles import Roles, ScalarHead
+from engine.models.heads import ScalarHead
+from engine.models.roles import Roles
 from engine.training.batches import spread
 from engine.training.context import Context
 from engine.training.optimizers import Steps, adamw

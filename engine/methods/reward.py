@@ -1,7 +1,8 @@
-"""Reward model: the base with its own adapter and a scalar head on the last token, trained on a person's feedback.
+"""Reward model: the base with its own adapter and a head on the last token, trained on a person's feedback.
 
 The last token is the one that opens the person's next turn: there a language model has to have made up its mind how
-the answer will be taken, which is just what the head is to learn.
+the answer will be taken, which is just what the head is to learn. What it weighs there turns with what was asked
+(`models.heads.RewardHead`).
 
 Loss: Bradley-Terry over all pairs of each ranking (`losses.ranking_losses`), and proportional odds for ratings
 (`losses.ordinal_losses`). Several heads, or several adapters, make an ensemble whose disagreement says how sure it
@@ -23,13 +24,15 @@ from engine.feedback.examples import Ranking, Valued, messages_of
 from engine.methods import losses
 from engine.methods.settings import RewardConfig
 from engine.models.chat import Message, encode_prompt, encode_response, next_turn
-from engine.models.roles import Roles, ScalarHead, check_base, load_head, save_head
-from engine.models.states import last_states
+from engine.models.heads import RewardHead
+from engine.models.roles import Roles, check_base
+from engine.models.states import states_at
 from engine.sampling.answers import Answer, answer
 from engine.sampling.settings import Sampling
 from engine.training.batches import pad_ranks, pad_right, spread
 from engine.training.context import Context, Silent
 from engine.training.fit import Figures, Objective, fit
+from engine.training.passes import Encoded
 
 
 @dataclass
@@ -40,7 +43,7 @@ class RewardModel:
     """
 
     roles: Roles
-    members: list[tuple[str, ScalarHead]]  # (adapter, heads on it)
+    members: list[tuple[str, RewardHead]]  # (adapter, heads on it)
     mean: float = 0.0
     std: float = 1.0
     pessimism: float = 0.0
@@ -48,34 +51,39 @@ class RewardModel:
     def __post_init__(self) -> None:
         self.opener = next_turn(self.roles.tokenizer)
 
-    def pad(self, rows: list[list[int]], limit: int | None = None) -> tuple[Tensor, Tensor]:
-        """(ids, mask) [rows, time] of prompt-and-answer rows, the next turn's opening behind each.
+    def pad(self, pairs: Sequence[Encoded], limit: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """(ids, mask) [rows, time] of prompts and answers, the next turn's opening behind each, and the places
+        [rows, 2] of the question's last token and of the row's.
 
         Of a row that is longer than `limit` tokens, or than the model reads, the start is left out.
         """
         limit = min(limit or 1 << 30, self.roles.tokenizer.model_max_length)
-        full = [[*row, *self.opener][-limit:] for row in rows]
-        ids, mask = pad_right(full, self.roles.tokenizer.pad_token_id)
-        return ids.to(self.roles.base.device), mask.to(self.roles.base.device)
+        rows = [[*pair.prompt, *pair.answer, *self.opener][-limit:] for pair in pairs]
+        behind = [len(pair.answer) + len(self.opener) for pair in pairs]  # the question
+        places = [(max(len(row) - 1 - after, 0), len(row) - 1) for row, after in zip(rows, behind, strict=True)]
+        ids, mask = pad_right(rows, self.roles.tokenizer.pad_token_id)
+        device = self.roles.base.device
+        return ids.to(device), mask.to(device), torch.tensor(places, device=device)
 
-    def raw(self, ids: Tensor, mask: Tensor) -> Tensor:
-        """Scores [rows, heads] before normalisation of whole sequences [rows, time], padded on either side."""
+    def raw(self, ids: Tensor, mask: Tensor, places: Tensor) -> Tensor:
+        """Scores [rows, heads] before normalisation of whole sequences [rows, time], padded on either side, that are
+        read at `places` [rows, 2]."""
         found = []
         for role, head in self.members:
             with self.roles.acting(role) as model:
-                found.append(head(last_states(model, ids, mask)))
+                found.append(head(*states_at(model, ids, mask, places).unbind(1)))
         return torch.cat(found, -1)
 
     @torch.no_grad()
-    def each(self, sequences: list[list[int]], batch: int = 64) -> Tensor:
-        """Normalised scores [rows, heads] of whole token sequences (prompt and answer), on the CPU."""
-        order = sorted(range(len(sequences)), key=lambda i: len(sequences[i]))
+    def each(self, pairs: Sequence[Encoded], batch: int = 64) -> Tensor:
+        """Normalised scores [rows, heads] of prompts and answers, on the CPU."""
+        order = sorted(range(len(pairs)), key=lambda i: len(pairs[i].prompt) + len(pairs[i].answer))
         found: dict[int, Tensor] = {}
         for start in range(0, len(order), batch):
             index = order[start : start + batch]
-            raw = self.raw(*self.pad([sequences[i] for i in index])).float().cpu()
+            raw = self.raw(*self.pad([pairs[i] for i in index])).float().cpu()
             found.update(zip(index, (raw - self.mean) / self.std, strict=True))
-        return torch.stack([found[i] for i in range(len(sequences))])
+        return torch.stack([found[i] for i in range(len(pairs))])
 
     def summed_up(self, each: Tensor) -> Tensor:
         """One score a row from the scores of all heads."""
@@ -84,11 +92,11 @@ class RewardModel:
 
     def scores(self, answers: list[Answer]) -> Tensor:
         """Normalised scores [answers], on the CPU."""
-        return self.summed_up(self.each([a.prompt_ids + a.ids for a in answers]))
+        return self.summed_up(self.each([Encoded(a.prompt_ids, a.ids) for a in answers]))
 
     def score_texts(self, items: list[tuple[list[Message], str, bool]]) -> Tensor:
         """Normalised scores [rows] of (conversation, answer, whether it ended by itself)."""
-        return self.summed_up(self.each([sequence(self.roles.tokenizer, *item) for item in items]))
+        return self.summed_up(self.each([encoded(self.roles.tokenizer, *item) for item in items]))
 
     def save(self, folder: Path, facts: dict | None = None) -> None:
         """Write adapters, heads and normalisation; every adapter beyond the first into a folder of its own."""
@@ -98,7 +106,7 @@ class RewardModel:
         for number, (role, head) in enumerate(self.members):
             place = folder / f"member-{number}" if number else folder
             self.roles.save(role, place, meta | (facts or {}))
-            save_head(head, place, "reward_head")
+            head.save(place)
 
 
 def load_reward(roles: Roles, folder: Path) -> RewardModel:
@@ -108,18 +116,18 @@ def load_reward(roles: Roles, folder: Path) -> RewardModel:
     for number in range(facts.get("adapters", 1)):
         place, role = (folder / f"member-{number}", f"reward-{number}") if number else (folder, "reward")
         roles.load(role, place)
-        members.append((role, load_head(roles.width, place, "reward_head", roles.base.device)))
+        members.append((role, RewardHead.load(place, roles.base.device)))
     return RewardModel(roles, members, facts["reward_mean"], facts["reward_std"])
 
 
-def sequence(tokenizer, messages: list[Message], response: str, finished: bool = True) -> list[int]:
-    """Token ids of a conversation and the answer to it."""
-    return encode_prompt(tokenizer, messages) + encode_response(tokenizer, response, finished)
+def encoded(tokenizer, messages: list[Message], response: str, finished: bool = True) -> Encoded:
+    """Token ids of a conversation and of the answer to it."""
+    return Encoded(encode_prompt(tokenizer, messages), encode_response(tokenizer, response, finished))
 
 
-def _sequences(tokenizer, ranking: Ranking) -> list[list[int]]:
+def _encoded_all(tokenizer, ranking: Ranking) -> list[Encoded]:
     pairs = zip(ranking.responses, ranking.finished, strict=True)
-    return [sequence(tokenizer, messages_of(ranking.prompt), text, done) for text, done in pairs]
+    return [encoded(tokenizer, messages_of(ranking.prompt), text, done) for text, done in pairs]
 
 
 class FeedbackObjective(Objective[Ranking | Valued]):
@@ -128,7 +136,7 @@ class FeedbackObjective(Objective[Ranking | Valued]):
     def __init__(self, reward: RewardModel, config: RewardConfig):
         self.reward, self.config = reward, config
         self.role, self.head = reward.members[0]
-        self.encoded: dict[Ranking | Valued, list[list[int]]] = {}  # every epoch sees the same texts
+        self.encoded: dict[Ranking | Valued, list[Encoded]] = {}  # every epoch sees the same texts
         device = reward.roles.base.device
         # Where one grade ends and the next begins: the first cut, and the gaps between (kept positive).
         self.first_cut = nn.Parameter(torch.tensor(-1.5, device=device))
@@ -149,14 +157,14 @@ class FeedbackObjective(Objective[Ranking | Valued]):
         draws = [random.Random(f"{self.role} {self.config.seed} {e!r}") for e in examples]
         return torch.tensor([[rng.expovariate(1) for _ in range(heads)] for rng in draws])
 
-    def rows(self, example: Ranking | Valued) -> list[list[int]]:
-        """The token ids of each of the example's answers, its prompt before it."""
+    def rows(self, example: Ranking | Valued) -> list[Encoded]:
+        """The token ids of the example's prompt and each of its answers."""
         if example not in self.encoded:
             tokenizer = self.reward.roles.tokenizer
             if isinstance(example, Ranking):
-                self.encoded[example] = _sequences(tokenizer, example)
+                self.encoded[example] = _encoded_all(tokenizer, example)
             else:
-                one = sequence(tokenizer, messages_of(example.prompt), example.response, example.finished)
+                one = encoded(tokenizer, messages_of(example.prompt), example.response, example.finished)
                 self.encoded[example] = [one]
         return self.encoded[example]
 
@@ -167,7 +175,8 @@ class FeedbackObjective(Objective[Ranking | Valued]):
         examples: list[Ranking | Valued] = [*rankings, *rated]
         rows = [row for example in examples for row in self.rows(example)]
         with self.reward.roles.acting(self.role, train=True) as model:
-            scores = self.head(last_states(model, *self.reward.pad(rows, self.config.max_length)))
+            states = states_at(model, *self.reward.pad(rows, self.config.max_length))
+            scores = self.head(*states.unbind(1))
         weights = self._bootstrap(examples).to(device)
         total = scores.sum() * 0
         figures: Figures = {}
@@ -191,7 +200,7 @@ class FeedbackObjective(Objective[Ranking | Valued]):
 @torch.no_grad()
 def ranking_scores(reward: RewardModel, rankings: Sequence[Ranking]) -> list[list[float]]:
     """The score of every response of every ranking."""
-    flat = reward.each([s for r in rankings for s in _sequences(reward.roles.tokenizer, r)])
+    flat = reward.each([s for r in rankings for s in _encoded_all(reward.roles.tokenizer, r)])
     scores = iter(reward.summed_up(flat).tolist())
     return [[next(scores) for _ in r.responses] for r in rankings]
 
@@ -224,12 +233,12 @@ def train_reward(
     if not ratings and not any(len(set(r.ranks)) > 1 for r in train):
         raise UserError("The feedback says of no answer that it is better than another. Rank or edit some answers.")
     examples: list[Ranking | Valued] = [*train, *ratings]
-    members: list[tuple[str, ScalarHead]] = []
+    members: list[tuple[str, RewardHead]] = []
     for number in range(config.adapters):
         role = f"reward-{number}" if number else "reward"
         own = replace(config, seed=config.seed + number)
         roles.add(role, rank=config.rank, seed=own.seed)
-        head = ScalarHead(roles.width, config.heads).to(roles.base.device)
+        head = RewardHead(roles.width, config.heads, config.gates, own.seed).to(roles.base.device)
         members.append((role, head))
         objective = FeedbackObjective(RewardModel(roles, [(role, head)]), own)
         groups = [
@@ -255,6 +264,6 @@ def normalise(
 ) -> None:
     """Set the reward's mean and std so that answers of `policy_role` to `prompts` score mean 0, variance 1."""
     drawn = answer(reward.roles, policy_role, prompts, sampling, [seed + i for i in range(len(prompts))])
-    raw = reward.each([a.prompt_ids + a.ids for a in drawn]).mean(-1) * reward.std + reward.mean
+    raw = reward.each([Encoded(a.prompt_ids, a.ids) for a in drawn]).mean(-1) * reward.std + reward.mean
     reward.mean = float(raw.mean())
     reward.std = max(float(raw.std()), 1e-3)

@@ -1,4 +1,4 @@
-"""One base, many roles: LoRA adapters that share the base's weights, and scalar heads.
+"""One base, many roles: LoRA adapters that share the base's weights.
 
 Policy = base + a trainable adapter; reference = base + the adapter training starts from, or the base alone;
 reward model = base + its own adapter + a scalar head (Hu et al. 2021 for LoRA).
@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from safetensors.torch import save_file
+from torch import nn
 
 from engine.errors import UserError
 from engine.machine import FOLDED_BYTES
@@ -22,20 +22,6 @@ from engine.models.load import Base
 from engine.models.lora import make_lean
 from engine.models.recompute import recompute
 from engine.models.shift import AdvantageShift, load_shift
-
-
-class ScalarHead(nn.Module):
-    """hidden [..., width] -> `count` scores [..., count], in float32 whatever the base computes in."""
-
-    def __init__(self, width: int, count: int = 1):
-        super().__init__()
-        self.count = count
-        self.linear = nn.Linear(width, count)
-        nn.init.zeros_(self.linear.weight)
-        nn.init.zeros_(self.linear.bias)
-
-    def forward(self, hidden: Tensor) -> Tensor:
-        return self.linear(hidden.float())
 
 
 class Roles:
@@ -241,14 +227,3 @@ def check_base(folder: Path, base: Base) -> dict:
             f"not on {base.path} ({base.fingerprint}). Choose the base it was made with."
         )
     return facts
-
-
-def save_head(head: ScalarHead, folder: Path, name: str) -> None:
-    save_file({k: v.detach().cpu().contiguous() for k, v in head.state_dict().items()}, folder / f"{name}.safetensors")
-
-
-def load_head(width: int, folder: Path, name: str, device: torch.device) -> ScalarHead:
-    state = load_file(folder / f"{name}.safetensors")
-    head = ScalarHead(width, len(state["linear.bias"]))
-    head.load_state_dict(state)
-    return head.requires_grad_(False).to(device)

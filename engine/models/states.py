@@ -166,10 +166,12 @@ def real_states(model: Any, ids: Tensor, mask: Tensor, wanted: Tensor | None = N
     return way(model, ids, mask, mask if wanted is None else wanted & mask)
 
 
-def last_states(model: Any, ids: Tensor, mask: Tensor) -> Tensor:
-    """Hidden state [rows, width] of the last real token of each row of `ids` [rows, time]."""
-    after = mask.flip(-1).long().cumsum(-1).flip(-1)  # real tokens from here on
-    return real_states(model, ids, mask, after == 1)
+def states_at(model: Any, ids: Tensor, mask: Tensor, places: Tensor) -> Tensor:
+    """Hidden states [rows, n, width] at `places` [rows, n] of each row of `ids` [rows, time]; all of them real."""
+    wanted = torch.zeros_like(mask).scatter(-1, places, True)
+    found = real_states(model, ids, mask, wanted)
+    order = (wanted.view(-1).cumsum(0) - 1).view_as(wanted)
+    return found[order.gather(-1, places)]
 
 
 def logit_changes(model: Any) -> dict[str, float]:

@@ -37,7 +37,7 @@ class Muon(torch.optim.Optimizer):
             raise ValueError("Muon steps matrices alone.")
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
         """Step every matrix that has a gradient."""
         for group in self.param_groups:
             alike: dict[tuple, list[Tensor]] = {}

@@ -6,8 +6,9 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from engine.models.heads import ScalarHead
 from engine.models.load import stop_ids
-from engine.models.roles import Roles, ScalarHead
+from engine.models.roles import Roles
 from engine.models.states import real_states
 from engine.models.token_log_probs import token_log_probs
 from engine.sampling.answers import Answer

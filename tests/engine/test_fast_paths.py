@@ -9,11 +9,13 @@ from engine.methods.ppo import PPO
 from engine.methods.reward import RewardModel
 from engine.methods.settings import PPOConfig
 from engine.models import states
+from engine.models.heads import RewardHead
 from engine.models.layout import lay_out
 from engine.models.load import load_base
-from engine.models.roles import Roles, ScalarHead
+from engine.models.roles import Roles
 from engine.models.token_log_probs import token_log_probs
 from engine.sampling.steps import LeanSteps, OwnSteps, steps_of
+from engine.training.passes import Encoded
 from tests.conftest import family_model
 from tests.engine.toys import TokenScorer, shake
 
@@ -117,16 +119,19 @@ def test_rewards(family_roles, way):
     roles = family_roles
     roles.add("reward", rank=4)
     shake(roles, "reward")
-    head = ScalarHead(roles.width)
-    torch.nn.init.normal_(head.linear.weight, generator=torch.Generator().manual_seed(3))
+    head = RewardHead(roles.width, gates=3)
+    for parameter in head.parameters():
+        torch.nn.init.normal_(parameter, generator=torch.Generator().manual_seed(3))
     reward = RewardModel(roles, [("reward", head)], mean=0.3, std=1.7)
-    rows = [[*prompt, 3, 9] for prompt in PROMPTS]
-    fast = reward.each(rows)
-    for row, found in zip(rows, fast, strict=True):
-        ids = torch.tensor([[*row, *reward.opener]])
+    fast = reward.each([Encoded(prompt, [3, 9]) for prompt in PROMPTS])
+    for prompt, found in zip(PROMPTS, fast, strict=True):
+        ids = torch.tensor([[*prompt, 3, 9, *reward.opener]])
         with torch.no_grad(), roles.acting("reward") as model:
-            hidden = model(input_ids=ids, output_hidden_states=True).hidden_states[-1][:, -1]
-        assert torch.allclose(found, (head(hidden)[0] - 0.3) / 1.7, atol=1e-4)
+            hidden = model(input_ids=ids, output_hidden_states=True).hidden_states[-1][0]
+        question, after = hidden[len(prompt) - 1], hidden[-1]
+        gates = torch.tanh(head.asked @ question)
+        score = (head.weight[0] + gates @ head.turned[0]) @ after + head.bias[0]
+        assert torch.allclose(found, (score - 0.3) / 1.7, rtol=1e-4, atol=1e-4)
 
 
 def test_rows_stand_side_by_side_wherever_attention_can_be_replaced(family_roles):

@@ -10,7 +10,7 @@ import torch
 import engine
 from engine.jobs import job, launch, recipes
 from engine.methods.reward import RewardModel
-from engine.models.roles import ScalarHead
+from engine.models.heads import RewardHead
 from engine.store import comparisons, conversations, feedback, models, runs
 from engine.training.context import Silent
 
@@ -185,8 +185,9 @@ def test_every_method_ends_in_a_version_that_is_compared_and_chatted_with(
 
 def test_the_serving_worker_scores_as_the_reward_model_does(workspace, pocket_roles, serving):
     pocket_roles.add("reward", rank=4)
-    head = ScalarHead(pocket_roles.width)
-    torch.nn.init.normal_(head.linear.weight, generator=torch.Generator().manual_seed(0))
+    head = RewardHead(pocket_roles.width, gates=2)
+    for parameter in head.parameters():
+        torch.nn.init.normal_(parameter, generator=torch.Generator().manual_seed(0))
     reward = RewardModel(pocket_roles, [("reward", head)], mean=0.5, std=2.0)
     reward.save(workspace.model(7), {})
     texts = [["It is Paris.", "Go away."], ["Four."]]

@@ -12,10 +12,11 @@ from safetensors.torch import load_file, save_file
 from engine.errors import UserError
 from engine.models.chat import encode_prompt
 from engine.models.find import find_base, fingerprint
+from engine.models.heads import RewardHead
 from engine.models.load import DTYPES, load_base
 from engine.models.lora import lean
-from engine.models.roles import Roles, ScalarHead, load_head, save_head
-from engine.models.states import last_states, logits_of, real_states
+from engine.models.roles import Roles
+from engine.models.states import logits_of, real_states, states_at
 from engine.sampling.answers import answer
 from engine.sampling.settings import Sampling
 from tests.conftest import family_model
@@ -89,7 +90,10 @@ def test_states_keep_the_order_of_tokens_in_rows_of_any_length(tiny_roles):
     with tiny_roles.acting(None) as model:
         alone = torch.cat([real_states(model, ids[i : i + 1], mask[i : i + 1]) for i in range(5)])
         assert torch.allclose(real_states(model, ids, mask), alone, atol=1e-5)
-        assert torch.allclose(last_states(model, ids, mask), alone[torch.tensor(lengths).cumsum(0) - 1], atol=1e-5)
+        starts = torch.tensor([0, *lengths[:-1]]).cumsum(0)
+        places = torch.tensor([[n - 1, 0, n // 2, n - 1] for n in lengths])  # in any order, and one of them twice
+        found = states_at(model, ids, mask, places)
+        assert torch.allclose(found, alone[starts.unsqueeze(-1) + places], atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -212,11 +216,12 @@ def test_an_adapter_survives_the_disk(tiny_folder, tmp_path):
     again.load("other-name", tmp_path / "version")
     with again.acting("other-name") as model:
         assert torch.equal(plain_logits(model), before)
-    head = ScalarHead(32)
-    torch.nn.init.normal_(head.linear.weight)
-    save_head(head, tmp_path, "reward_head")
-    hidden = torch.randn(3, 32)
-    assert torch.equal(load_head(32, tmp_path, "reward_head", torch.device("cpu"))(hidden), head(hidden))
+    head = RewardHead(32, count=2, gates=3)
+    for parameter in head.parameters():
+        torch.nn.init.normal_(parameter)
+    head.save(tmp_path)
+    states = torch.randn(3, 32), torch.randn(3, 32)
+    assert torch.equal(RewardHead.load(tmp_path, torch.device("cpu"))(*states), head(*states))
 
 
 def test_an_adapter_of_another_base_is_refused_by_name(tiny_folder, tmp_path):

@@ -10,12 +10,14 @@ from engine.errors import UserError
 from engine.feedback.examples import Ranking, Valued
 from engine.methods import dpo, ilql, kto, reward, sft
 from engine.methods.settings import DPOConfig, ILQLConfig, KTOConfig, RewardConfig, SFTConfig
+from engine.models.heads import RewardHead
 from engine.models.load import load_base
-from engine.models.roles import Roles, ScalarHead
+from engine.models.roles import Roles
 from engine.training.context import Stopped
 from engine.training.fit import _accumulate
 from engine.training.optimizers import Steps
 from engine.training.parts import Parts
+from engine.training.passes import Encoded
 from tests.engine.toys import StopsAt, able_folder, next_token, policy_on
 
 PROMPT = (("user", "w1 w2"),)
@@ -105,8 +107,9 @@ def objective_of(method, roles):
     """(objective, examples, parameters) of each method, on the untrained policy."""
     if method == "reward":
         config = RewardConfig(heads=3)
-        head = ScalarHead(roles.width, 3)
-        torch.nn.init.normal_(head.linear.weight)
+        head = RewardHead(roles.width, 3, gates=2)
+        for parameter in head.parameters():
+            torch.nn.init.normal_(parameter)
         model = reward.RewardModel(roles, [("policy", head)])
         objective = reward.FeedbackObjective(model, config)
         return objective, [*RANKINGS, *VALUED], [*roles.parameters("policy"), *head.parameters(), objective.gaps]
@@ -186,7 +189,7 @@ def test_each_head_of_an_ensemble_weighs_the_feedback_its_own_way(tiny_roles):
     rankings = [ranking(f"w{i}", ["w2 w3", "w4"], (i % 3 == 0, i % 3 != 0)) for i in range(5, 20)]
     config = RewardConfig(heads=4, rank=4, epochs=8, min_steps=0)
     model, _ = reward.train_reward(tiny_roles, rankings, [], config)
-    each = model.each([[5, 6, 7], [8, 9]])
+    each = model.each([Encoded([5, 6], [7]), Encoded([8], [9])])
     assert each.shape == (2, 4)
     assert (each.std(-1) > 1e-3).all()
     cautious = replace(model, pessimism=1.5)

@@ -13,10 +13,10 @@ from engine.feedback.examples import Ranking, split_by_prompt
 from engine.methods.reward import RewardModel, accuracy, normalise, train_reward
 from engine.methods.settings import RewardConfig
 from engine.models.chat import next_turn
-from engine.models.roles import ScalarHead
+from engine.models.heads import RewardHead
 from engine.sampling.answers import answer
 from engine.sampling.settings import Sampling
-from engine.training.batches import pad_right
+from engine.training.passes import Encoded
 
 CONFIG = RewardConfig(rank=4, epochs=10, batch=4, min_steps=0, learning_rate=5e-3, head_learning_rate=1e-2)
 
@@ -65,18 +65,49 @@ def test_rankings_that_prefer_nothing_are_refused(tiny_roles):
 
 def test_the_score_is_read_off_the_last_real_token_wherever_the_padding_is(tiny_roles):
     tiny_roles.add("reward", rank=4)
-    head = ScalarHead(tiny_roles.width)
-    torch.nn.init.normal_(head.linear.weight)
+    head = RewardHead(tiny_roles.width, gates=2)
+    for parameter in head.parameters():
+        torch.nn.init.normal_(parameter)
     reward = RewardModel(tiny_roles, [("reward", head)])
-    rows = [[5, 6, 7, 8], [9], [10, 11]]
-    alone = [reward.raw(*pad_right([row], 0)).item() for row in rows]
-    ids, mask = pad_right(rows, 0)
-    assert reward.raw(ids, mask).squeeze(-1).tolist() == pytest.approx(alone, abs=1e-4)
-    left = torch.tensor([[5, 6, 7, 8], [0, 0, 0, 9], [0, 0, 10, 11]])
-    left_mask = torch.tensor([[1, 1, 1, 1], [0, 0, 0, 1], [0, 0, 1, 1]], dtype=torch.bool)
-    assert reward.raw(left, left_mask).squeeze(-1).tolist() == pytest.approx(alone, abs=1e-4)
-    opened = [reward.raw(*pad_right([row + reward.opener], 0)).item() for row in rows]
-    assert reward.summed_up(reward.each(rows, batch=2)).tolist() == pytest.approx(opened, abs=1e-4)
+    pairs = [Encoded([5, 6], [7, 8]), Encoded([9], [4]), Encoded([10, 11], [12])]
+    alone = [reward.each([pair]).item() for pair in pairs]
+    assert reward.each(pairs, batch=2).squeeze(-1).tolist() == pytest.approx(alone, abs=1e-4)
+    ids, mask, places = reward.pad(pairs)
+    assert reward.raw(ids, mask, places).squeeze(-1).tolist() == pytest.approx(alone, abs=1e-4)
+    room = (~mask).sum(-1)
+    left = [torch.stack([row.roll(int(n)) for row, n in zip(rows, room, strict=True)]) for rows in (ids, mask)]
+    moved = reward.raw(*left, places + room.unsqueeze(-1))
+    assert moved.squeeze(-1).tolist() == pytest.approx(alone, abs=1e-4)
+
+
+def test_what_is_cut_off_a_long_row_leaves_both_places_inside_it(tiny_roles):
+    reward = RewardModel(tiny_roles, [])
+    after = len(reward.opener)
+    _, _, whole = reward.pad([Encoded([5] * 6, [7, 8])])
+    assert whole.tolist() == [[5, 7 + after]]
+    ids, _, places = reward.pad([Encoded([5] * 6, [7, 8])], limit=4 + after)
+    assert ids[0, :4].tolist() == [5, 5, 7, 8]
+    assert places.tolist() == [[1, 3 + after]]
+    _, _, places = reward.pad([Encoded([5], [7] * 9)], limit=4 + after)
+    assert places.tolist() == [[0, 3 + after]]  # nothing of the question is left
+
+
+@pytest.mark.parametrize("gates", [0, 2])
+def test_only_gates_let_a_taste_turn_with_the_question(tiny_roles, gates):
+    """To one question the first answer is better, to the other the second. The states after the answers do not say
+    what was asked, so a head that is linear in them gets at most one of the two right."""
+    generator = torch.Generator().manual_seed(1)
+    questions, answers = (torch.randn(2, tiny_roles.width, generator=generator) for _ in range(2))
+    asked, given = torch.tensor([0, 0, 1, 1]), torch.tensor([0, 1, 0, 1])
+    head = RewardHead(tiny_roles.width, gates=gates)
+    optimizer = torch.optim.AdamW(head.parameters(), lr=1e-2)
+    for _ in range(200):
+        optimizer.zero_grad()
+        scores = head(questions[asked], answers[given]).view(2, 2)
+        leads = (scores[:, 0] - scores[:, 1]) * torch.tensor([1, -1])
+        torch.nn.functional.softplus(-leads).sum().backward()
+        optimizer.step()
+    assert bool((leads > 0.5).all()) == (gates > 0)
 
 
 def test_the_score_is_read_where_the_next_turn_opens(pocket_base, tiny_roles):
@@ -91,9 +122,9 @@ def test_the_score_is_read_where_the_next_turn_opens(pocket_base, tiny_roles):
 
 def test_scores_are_normalised_on_answers_of_the_starting_policy(tiny_roles):
     tiny_roles.add("reward", rank=4)
-    head = ScalarHead(tiny_roles.width)
-    torch.nn.init.normal_(head.linear.weight)
-    torch.nn.init.constant_(head.linear.bias, 5.0)
+    head = RewardHead(tiny_roles.width)
+    torch.nn.init.normal_(head.weight)
+    torch.nn.init.constant_(head.bias, 5.0)
     reward = RewardModel(tiny_roles, [("reward", head)])
     prompts = [[{"role": "user", "content": f"w{i}"}] for i in range(20)]
     sampling = Sampling(max_new_tokens=6)
@@ -106,8 +137,8 @@ def test_scores_are_normalised_on_answers_of_the_starting_policy(tiny_roles):
 
 def test_accuracy_counts_every_untied_pair(tiny_roles):
     tiny_roles.add("reward", rank=4)
-    head = ScalarHead(tiny_roles.width)
-    torch.nn.init.normal_(head.linear.weight)
+    head = RewardHead(tiny_roles.width)
+    torch.nn.init.normal_(head.weight)
     reward = RewardModel(tiny_roles, [("reward", head)])
     rankings = [ranking(f"w{i}", ["w1 w2", "w3", f"w{i} w4 w5"][: 2 + i % 2], range(2 + i % 2)) for i in range(9)]
     right, pairs = accuracy(reward, rankings)

@@ -1,0 +1,59 @@
+"""Heads on a model's hidden states: small, float32, kept beside the adapter that they belong to."""
+
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+
+class ScalarHead(nn.Module):
+    """hidden [..., width] -> `count` scores [..., count], in float32 whatever the base computes in."""
+
+    def __init__(self, width: int, count: int = 1):
+        super().__init__()
+        self.count = count
+        self.linear = nn.Linear(width, count)
+        nn.init.zeros_(self.linear.weight)
+        nn.init.zeros_(self.linear.bias)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return self.linear(hidden.float())
+
+
+class RewardHead(nn.Module):
+    """Scores of an answer: (w + V tanh(U q))^T h + b, of the states q after the question and h after the answer.
+
+    What is liked may depend on what was asked, which a model need not know any more once it has answered. So the
+    weights on h turn with q, by way of `gates` numbers (as a prompt weighs a reward's aims in Wang et al. 2024,
+    "Interpretable preferences via multi-objective reward modeling and mixture-of-experts", section 2.2). V starts at
+    zero. No gradient goes through q: the head reads what was asked and does not change how it is seen. With no gates
+    it is linear in h.
+    """
+
+    def __init__(self, width: int, count: int = 1, gates: int = 0, seed: int = 0):
+        super().__init__()
+        self.count, self.gates = count, gates
+        random = torch.randn(gates, width, generator=torch.Generator().manual_seed(seed))
+        self.weight = nn.Parameter(torch.zeros(count, width))
+        self.bias = nn.Parameter(torch.zeros(count))
+        self.asked = nn.Parameter(random / width**0.5)
+        self.turned = nn.Parameter(torch.zeros(count, gates, width))
+
+    def forward(self, question: Tensor, answer: Tensor) -> Tensor:
+        """Scores [..., count] of states [..., width]."""
+        gates = torch.tanh(question.detach().float() @ self.asked.t())
+        weights = self.weight + torch.einsum("...g,cgw->...cw", gates, self.turned)
+        return (weights * answer.float().unsqueeze(-2)).sum(-1) + self.bias
+
+    def save(self, folder: Path) -> None:
+        state = {name: value.detach().cpu().contiguous() for name, value in self.state_dict().items()}
+        save_file(state, folder / "reward_head.safetensors")
+
+    @classmethod
+    def load(cls, folder: Path, device: torch.device) -> "RewardHead":
+        state = load_file(folder / "reward_head.safetensors")
+        count, gates, width = state["turned"].shape
+        head = cls(width, count, gates)
+        head.load_state_dict(state)
+        return head.requires_grad_(False).to(device)
