@@ -6,6 +6,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from engine.errors import UserError
+
 
 class ScalarHead(nn.Module):
     """hidden [..., width] -> `count` scores [..., count], in float32 whatever the base computes in."""
@@ -52,7 +54,10 @@ class RewardHead(nn.Module):
 
     @classmethod
     def load(cls, folder: Path, device: torch.device) -> "RewardHead":
+        """Raises UserError for the head of an earlier version of the studio."""
         state = load_file(folder / "reward_head.safetensors")
+        if "turned" not in state:
+            raise UserError(f"The reward model in {folder} is of an earlier version of the studio. Train a new one.")
         count, gates, width = state["turned"].shape
         head = cls(width, count, gates)
         head.load_state_dict(state)
