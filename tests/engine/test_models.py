@@ -222,7 +222,9 @@ def test_an_adapter_survives_the_disk(tiny_folder, tmp_path):
     head.save(tmp_path)
     states = torch.randn(3, 32), torch.randn(3, 32)
     assert torch.equal(RewardHead.load(tmp_path, torch.device("cpu"))(*states), head(*states))
-    save_file({"linear.weight": torch.zeros(1, 32), "linear.bias": torch.zeros(1)}, tmp_path / "reward_head.safetensors")
+    save_file(
+        {"linear.weight": torch.zeros(1, 32), "linear.bias": torch.zeros(1)}, tmp_path / "reward_head.safetensors"
+    )
     with pytest.raises(UserError, match="Train a new one"):
         RewardHead.load(tmp_path, torch.device("cpu"))
 
