@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.nn.functional import rms_norm
 
 from engine.errors import UserError
 
@@ -23,14 +24,17 @@ class ScalarHead(nn.Module):
         return self.linear(hidden.float())
 
 
+SPAN = 1.8  # how wide the gates' first arguments spread: much less and they differ little, much more and tanh is flat
+
+
 class RewardHead(nn.Module):
     """Scores of an answer: (w + V tanh(U q))^T h + b, of the states q after the question and h after the answer.
 
     What is liked may depend on what was asked, which a model need not know any more once it has answered. So the
     weights on h turn with q, by way of `gates` numbers (as a prompt weighs a reward's aims in Wang et al. 2024,
     "Interpretable preferences via multi-objective reward modeling and mixture-of-experts", section 2.2). V starts at
-    zero. No gradient goes through q: the head reads what was asked and does not change how it is seen. With no gates
-    it is linear in h.
+    zero. q is brought to a mean square of 1, for models differ in that, and no gradient goes through it: the head
+    reads what was asked and does not change how it is seen. With no gates it is linear in h.
     """
 
     def __init__(self, width: int, count: int = 1, gates: int = 0, seed: int = 0):
@@ -39,12 +43,13 @@ class RewardHead(nn.Module):
         random = torch.randn(gates, width, generator=torch.Generator().manual_seed(seed))
         self.weight = nn.Parameter(torch.zeros(count, width))
         self.bias = nn.Parameter(torch.zeros(count))
-        self.asked = nn.Parameter(random / width**0.5)
+        self.asked = nn.Parameter(SPAN * random / width**0.5)
         self.turned = nn.Parameter(torch.zeros(count, gates, width))
 
     def forward(self, question: Tensor, answer: Tensor) -> Tensor:
         """Scores [..., count] of states [..., width]."""
-        gates = torch.tanh(question.detach().float() @ self.asked.t())
+        question = rms_norm(question.detach().float(), question.shape[-1:])
+        gates = torch.tanh(question @ self.asked.t())
         weights = self.weight + torch.einsum("...g,cgw->...cw", gates, self.turned)
         return (weights * answer.float().unsqueeze(-2)).sum(-1) + self.bias
 

@@ -129,7 +129,7 @@ def test_rewards(family_roles, way):
         with torch.no_grad(), roles.acting("reward") as model:
             hidden = model(input_ids=ids, output_hidden_states=True).hidden_states[-1][0]
         question, after = hidden[len(prompt) - 1], hidden[-1]
-        gates = torch.tanh(head.asked @ question)
+        gates = torch.tanh(head.asked @ (question / question.square().mean().sqrt()))
         score = (head.weight[0] + gates @ head.turned[0]) @ after + head.bias[0]
         assert torch.allclose(found, (score - 0.3) / 1.7, rtol=1e-4, atol=1e-4)
 
