@@ -39,7 +39,7 @@ class RewardHead(nn.Module):
 
     def __init__(self, width: int, count: int = 1, gates: int = 0, seed: int = 0):
         super().__init__()
-        self.count, self.gates = count, gates
+        self.count = count
         random = torch.randn(gates, width, generator=torch.Generator().manual_seed(seed))
         self.weight = nn.Parameter(torch.zeros(count, width))
         self.bias = nn.Parameter(torch.zeros(count))

@@ -1,7 +1,7 @@
 """One base, many roles: LoRA adapters that share the base's weights.
 
 Policy = base + a trainable adapter; reference = base + the adapter training starts from, or the base alone;
-reward model = base + its own adapter + a scalar head (Hu et al. 2021 for LoRA).
+reward model = base + its own adapter + a head of `heads` (Hu et al. 2021 for LoRA).
 """
 
 import json

@@ -54,6 +54,9 @@ class Muon(torch.optim.Optimizer):
     def _look_ahead(self, p: Tensor, momentum: float) -> Tensor:
         """The mean of past gradients, brought up to date, with Nesterov's step ahead."""
         assert p.grad is not None
-        mean = self.state[p].setdefault("momentum_buffer", torch.zeros_like(p))
+        state = self.state[p]
+        if not state:
+            state["momentum_buffer"] = torch.zeros_like(p)
+        mean = state["momentum_buffer"]
         mean.lerp_(p.grad, 1 - momentum)
         return p.grad.lerp(mean, momentum)
