@@ -10,7 +10,7 @@ studio: $(VENV)/.ready
 	@$(BIN)/rlhf-studio
 
 test: $(VENV)/.ready-test
-	@$(BIN)/python -m pytest -m "not slow"
+	@$(BIN)/python -m pytest -m "not slow" --numprocesses auto --dist worksteal
 
 slow: $(VENV)/.ready-test
 	@$(BIN)/python -m pytest -m slow

@@ -4,6 +4,8 @@ import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+if "PYTEST_XDIST_WORKER" in os.environ:  # each core has a worker of its own already
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import torch

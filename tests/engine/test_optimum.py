@@ -31,7 +31,7 @@ def test_under_the_kl_penalty_the_policy_becomes_the_tilted_reference(method, be
     rewards = REWARDS * max(1.0, 2 * beta)  # large enough that the optimum is away from the reference
     scorer = TokenScorer(lambda tokens: rewards[tokens[-1]])
     # Whitening keeps the steps as long near the optimum as far from it, so the rate falls in stages.
-    for updates, episodes, rate in [(30, 512, 2e-3), (30, 1024, 3e-4), (12, 2048, 6e-5)]:
+    for updates, episodes, rate in [(30, 256, 2e-3), (30, 512, 3e-4), (12, 1024, 6e-5)]:
         train(method, roles, scorer, updates, episodes, rate, beta)
     reference, found = next_token(roles, None), next_token(roles, "policy")
     optimum = (reference + rewards / beta).log_softmax(-1)
