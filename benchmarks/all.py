@@ -1,4 +1,4 @@
-"""Every CPU benchmark with a target of speed or memory, and one table: `make bench`. About a quarter of an hour.
+"""Every CPU benchmark with a target of speed or memory, and one table: `make bench`. Up to twenty minutes.
 
 The loop's own figures (win rates) come from benchmarks/demo.py and few_labels.py, which take hours.
 """

@@ -65,11 +65,27 @@ function saved(answer, text) {
   return true;
 }
 
+// Rankings on their way to the studio: one after another, so that the last one stands, and kept by the browser until
+// they are there, so that a page that is left at once loses none.
+const onTheirWay = JSON.parse(sessionStorage.getItem("rankings") || "{}"); // prompt id -> tiers
+let saving = Promise.resolve();
+function save(id, tiers) {
+  onTheirWay[id] = tiers;
+  sessionStorage.setItem("rankings", JSON.stringify(onTheirWay));
+  const sent = saving.then(() => call("rank", Number(id), tiers));
+  saving = sent.then(() => {
+    if (onTheirWay[id] === tiers) delete onTheirWay[id];
+    sessionStorage.setItem("rankings", JSON.stringify(onTheirWay));
+  });
+  return sent;
+}
+for (const [id, tiers] of Object.entries(onTheirWay)) save(id, tiers);
+
 async function keepOrder(turn, tiers) {
   order[turn.id] = tiers;
   draw();
   if (!tiers.length) return notice("The saved ranking stands until you rank again. Undo takes it back.");
-  saved(await call("rank", turn.id, completed(tiers, turn.responses.map((r) => r.id))), "Ranking saved");
+  saved(await save(turn.id, completed(tiers, turn.responses.map((r) => r.id))), "Ranking saved");
 }
 
 function rank(turn, id, tie = false) {
@@ -129,6 +145,7 @@ function closeAll() {
 }
 
 async function undo() {
+  await saving;
   const answer = await call("undo");
   if (!answer) return;
   notice(answer.undone ? t("Taken back: {what}", { what: t(answer.undone) }) : "There is nothing to undo.");
@@ -327,6 +344,7 @@ function draw() {
 }
 
 async function load(id) {
+  await saving;
   const answer = await call("load", id ?? null, find.value);
   if (!answer) return;
   state = answer;

@@ -9,6 +9,7 @@ from axe_playwright_python.sync_playwright import Axe
 import engine
 from studio.pages import PAGES
 from tests.browser.serve import CHROMIUM, FLAGS
+from tests.browser.test_loop import ask
 
 pytestmark = pytest.mark.browser
 
@@ -40,6 +41,30 @@ def stored(studio_folder, sql, *values):
         return store.rows(sql, *values)
     finally:
         store.close()
+
+
+def test_a_ranking_on_its_way_when_the_page_is_left_is_kept(studio, page, tmp_path):
+    page.goto(studio)
+    page.locator(".empty").wait_for()
+    ask(page, "What is 3 plus 4?")
+    held, left = [], []
+
+    def hold_rankings(route):
+        if not left and '"rank"' in (route.request.post_data or ""):
+            held.append(route)
+        else:
+            route.continue_()
+
+    page.route("**/component_server/**", hold_rankings)
+    for card in (1, 0, 2):
+        page.locator("button.rank").nth(card).click()
+    page.locator(".card.ranked").nth(3).wait_for()
+    assert held and not stored(tmp_path, "SELECT id FROM feedback")
+    left.append(True)
+    page.reload()
+    page.locator(".card.ranked").nth(3).wait_for()
+    (row,) = stored(tmp_path, "SELECT value FROM current_feedback")
+    assert [len(tier) for tier in json.loads(row["value"])["tiers"]] == [1, 1, 1, 1]
 
 
 def test_label_by_keys_alone(studio, page, tmp_path):
