@@ -66,7 +66,7 @@ function saved(answer, text) {
 }
 
 // Rankings on their way to the studio: one after another, so that the last one stands, and kept by the browser until
-// they are there, so that a page that is left at once loses none.
+// the studio has answered, so that a page that is left at once loses none.
 const onTheirWay = JSON.parse(sessionStorage.getItem("rankings") || "{}"); // prompt id -> tiers
 let saving = Promise.resolve();
 function save(id, tiers) {
