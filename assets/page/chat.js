@@ -11,8 +11,6 @@ const stopButton = form.querySelector(".stop");
 
 let state = { conversations: [], current: null, live: null };
 let order = {}; // prompt id -> tiers of response ids, as ranked so far
-let editing = null; // response id
-let commenting = null; // response id
 let tagging = null; // response id
 let renaming = null; // conversation id
 let watching = false;
@@ -114,20 +112,29 @@ async function rate(response, score) {
   saved(answer, "Rating saved");
 }
 
+/** Begin to write about an answer ("edit" or "comment"), or go on with it. */
+function write(what, response, text) {
+  const key = `${what} ${response.id}`;
+  if (!(key in drafts)) keepDraft(key, text);
+  draw();
+  focusDraft(talk, key);
+}
+
 async function saveEdit(response, text) {
-  if (text.trim() === (response.edit || response.text)) return closeAll();
-  const answer = await call("edit", response.id, text);
+  const changed = text.trim() !== (response.edit || response.text);
+  const answer = changed ? await call("edit", response.id, text) : {};
   if (!answer) return;
+  keepDraft(`edit ${response.id}`, null);
+  if (!changed) return draw();
   response.edit = text.trim();
-  editing = null;
   saved(answer, "Edit saved");
 }
 
 async function saveComment(response, text) {
   const answer = await call("comment", response.id, text);
   if (!answer) return;
+  keepDraft(`comment ${response.id}`, null);
   response.comment = text.trim();
-  commenting = null;
   saved(answer, "Comment saved");
 }
 
@@ -137,11 +144,6 @@ async function toggleTag(response, name) {
   if (!answer) return;
   response.tags = has ? response.tags.filter((one) => one !== has) : [...response.tags, { id: answer.id, tag: name }];
   saved(answer, has ? "Tag taken off" : "Tag saved");
-}
-
-function closeAll() {
-  editing = commenting = tagging = null;
-  draw();
 }
 
 async function undo() {
@@ -168,26 +170,6 @@ async function regenerate(turn) {
 }
 
 // ---- Cards
-function writing(response, value, label, save) {
-  const area = el("textarea", { rows: 5, "aria-label": label });
-  area.value = value;
-  area.addEventListener("keydown", (event) => {
-    if (event.key === "Escape") closeAll();
-    if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) save(area.value);
-  });
-  setTimeout(() => area.focus(), 0);
-  return area;
-}
-
-function editor(response) {
-  const area = writing(response, response.edit || response.text, t("Rewrite this answer"), (text) => saveEdit(response, text));
-  const diff = el("div", { class: "diff-box", "aria-label": t("What you changed") });
-  const compare = () => fill(diff, wordDiff(response.text, area.value));
-  area.addEventListener("input", compare);
-  compare();
-  return el("article", { class: "card editing" }, el("header", {}, t("Rewrite the answer as it should be")), area, diff, el("footer", {}, el("button", { class: "primary save-edit", onclick: () => saveEdit(response, area.value) }, t("Save")), el("button", { onclick: closeAll }, t("Cancel"))));
-}
-
 function stars(response) {
   return el("span", { class: "stars", role: "group", "aria-label": t("Rating") }, [1, 2, 3, 4, 5].map((score) => el("button", { class: `star${response.rating >= score ? " on" : ""}`, "aria-pressed": response.rating === score ? "true" : "false", "aria-label": t("{n} of 5", { n: score }), onclick: () => rate(response, score) }, "★")));
 }
@@ -210,7 +192,7 @@ function action(picture, name, title, act, more = {}) {
 
 function card(turn, response, index, ranks) {
   if (response.id === undefined) return el("article", { class: "card live", "aria-busy": "true" }, el("header", {}, t("Answer {n}", { n: index + 1 })), verbatim("div", response.text || "…"));
-  if (editing === response.id) return editor(response);
+  if (`edit ${response.id}` in drafts) return el("article", { class: "card editing" }, el("header", {}, t("Rewrite the answer as it should be")), rewriting(response, (text) => saveEdit(response, text), draw));
   const rankOf = ranks[response.id];
   const several = turn.responses.length > 1;
   const chosen = turn.chosen === response.id;
@@ -223,10 +205,10 @@ function card(turn, response, index, ranks) {
   const talkAbout = [];
   if (tagging === response.id) talkAbout.push(el("div", { class: "tags" }, [...new Set([...state.tags, ...response.tags.map((one) => one.tag)])].map((name) => el("button", { class: `tag-choice${response.tags.some((one) => one.tag === name) ? " on" : ""}`, onclick: () => toggleTag(response, name) }, t(name)))));
   else if (response.tags.length) talkAbout.push(el("div", { class: "tags" }, response.tags.map((one) => verbatim("span", t(one.tag), "tag"))));
-  if (commenting === response.id) {
-    const area = writing(response, response.comment || "", t("Comment"), (text) => saveComment(response, text));
+  if (`comment ${response.id}` in drafts) {
+    const [area, buttons] = writing(`comment ${response.id}`, t("Comment"), "save-comment", (text) => saveComment(response, text), draw);
     area.rows = 2;
-    talkAbout.push(area, el("div", { class: "row" }, el("button", { class: "primary save-comment", onclick: () => saveComment(response, area.value) }, t("Save")), el("button", { onclick: closeAll }, t("Cancel"))));
+    talkAbout.push(area, el("div", { class: "row" }, buttons));
   } else if (response.comment) talkAbout.push(verbatim("p", response.comment, "hint comment"));
   const node = el(
     "article",
@@ -247,9 +229,9 @@ function card(turn, response, index, ranks) {
       {},
       action("up", `icon${response.rating === 5 ? " on" : ""}`, "Good answer", () => rate(response, 5), { "aria-pressed": String(response.rating === 5) }),
       action("down", `icon${response.rating === 1 ? " on" : ""}`, "Bad answer", () => rate(response, 1), { "aria-pressed": String(response.rating === 1) }),
-      action("pen", "icon edit", "Rewrite it", () => ((editing = response.id), draw())),
+      action("pen", "icon edit", "Rewrite it", () => write("edit", response, response.edit || response.text)),
       action("tag", "icon tag-it", "Tag it", () => ((tagging = tagging === response.id ? null : response.id), draw()), { "aria-expanded": String(tagging === response.id) }),
-      action("remark", "icon remark", "Comment on it", () => ((commenting = response.id), draw())),
+      action("remark", "icon remark", "Comment on it", () => write("comment", response, response.comment || "")),
       action("copy", "icon copy", "Copy it", () => copy(response.edit || response.text)),
       turn.last && el("button", { class: "go-on", title: t("The conversation goes on from this answer"), onclick: () => goOn(turn, response) }, t(chosen ? "Goes on ✓" : "Go on with this")),
     ),
@@ -336,7 +318,7 @@ function draw() {
         el("div", { class: "ideas", lang: "en" }, IDEAS.map((idea) => el("button", { onclick: () => send(idea) }, idea))),
       ),
     );
-  fill(talk, parts);
+  refill(talk, parts);
   stopButton.hidden = !state.live;
   sendButton.hidden = !!state.live;
   root.querySelector(".model").textContent = modelName();

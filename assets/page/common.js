@@ -134,6 +134,51 @@ const sleep = (ms) => new Promise((done) => setTimeout(done, ms));
 const here = () => document.body.contains(root);
 const typing = () => ["TEXTAREA", "INPUT", "SELECT"].includes(document.activeElement?.tagName);
 
+// ---- What is being written beside an answer. The browser keeps it until it is saved or given up, so that neither a page
+// drawn anew nor one that is left loses a word.
+const drafts = JSON.parse(sessionStorage.getItem("drafts") || "{}"); // "edit 12" -> text
+function keepDraft(key, text) {
+  if (text === null) delete drafts[key];
+  else drafts[key] = text;
+  sessionStorage.setItem("drafts", JSON.stringify(drafts));
+}
+
+/** A field that holds the draft `key`, and its buttons: [area, the rest]. Ctrl + Enter saves, Escape gives it up. */
+function writing(key, label, name, save, leave) {
+  const area = el("textarea", { rows: 5, "aria-label": label, "data-draft": key });
+  const giveUp = () => (keepDraft(key, null), leave());
+  area.value = drafts[key];
+  area.addEventListener("input", () => keepDraft(key, area.value));
+  area.addEventListener("keydown", (event) => {
+    if (event.key === "Escape") giveUp();
+    if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) save(area.value);
+  });
+  return [area, [el("button", { class: `primary ${name}`, onclick: () => save(area.value) }, t("Save")), el("button", { onclick: giveUp }, t("Cancel"))]];
+}
+
+/** What a card holds while its answer is rewritten: the field, what has changed so far, the buttons. */
+function rewriting(response, save, leave) {
+  const [area, buttons] = writing(`edit ${response.id}`, t("Rewrite this answer"), "save-edit", save, leave);
+  const diff = el("div", { class: "diff-box", "aria-label": t("What you changed") });
+  const compare = () => fill(diff, wordDiff(response.text, area.value));
+  area.addEventListener("input", compare);
+  compare();
+  return [area, diff, el("footer", {}, buttons)];
+}
+
+/** Fill a node, the focus and the place in the text staying with the draft that is being written. */
+function refill(node, ...children) {
+  const was = node.contains(document.activeElement) ? document.activeElement : null;
+  fill(node, ...children);
+  if (was?.dataset.draft) focusDraft(node, was.dataset.draft, was.selectionStart, was.selectionEnd);
+}
+
+function focusDraft(node, key, start, end) {
+  const area = node.querySelector(`[data-draft="${key}"]`);
+  area?.focus({ preventScroll: start !== undefined });
+  if (start !== undefined) area?.setSelectionRange(start, end);
+}
+
 const FEEDBACK = ["ranking", "edit", "rating"]; // its kinds that are counted
 const kindName = (kind, count) => t(count === 1 ? kind : `${kind}s`);
 

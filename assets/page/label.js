@@ -9,7 +9,6 @@ let now = null; // what the studio said last
 let item = null; // on the screen
 let tiers = []; // as ranked so far
 let focus = 0; // the card that E edits
-let editing = false;
 let busy = false;
 
 const KEYS = [
@@ -38,7 +37,6 @@ function show(next) {
   item = next;
   tiers = [];
   focus = 0;
-  editing = false;
   draw();
   if (!item) waitForMore();
 }
@@ -68,7 +66,7 @@ async function next() {
   if (busy || !item) return;
   if (!tiers.length) return notice("Press a number first: the best answer's. S skips.");
   busy = true;
-  const answer = await call("rank", chosenSet(), item.id, completed(tiers, ids()));
+  const answer = (await saveEdits()) && (await call("rank", chosenSet(), item.id, completed(tiers, ids())));
   busy = false;
   if (answer) {
     take(answer);
@@ -79,7 +77,7 @@ async function next() {
 async function skip() {
   if (busy || !item) return;
   busy = true;
-  const answer = await call("skip", chosenSet(), item.id);
+  const answer = (await saveEdits()) && (await call("skip", chosenSet(), item.id));
   busy = false;
   take(answer);
 }
@@ -104,15 +102,32 @@ function rank(index, tie) {
   draw();
 }
 
-async function saveEdit(text) {
+function rewrite() {
   const response = item.responses[focus];
+  const key = `edit ${response.id}`;
+  if (!(key in drafts)) keepDraft(key, response.edit || response.text);
+  draw();
+  focusDraft(itemBox, key);
+}
+
+async function saveEdit(response, text) {
   if (text.trim() !== (response.edit || response.text)) {
-    if (!(await call("edit", response.id, text))) return;
+    if (!(await call("edit", response.id, text))) return false;
     response.edit = text.trim();
     notice("Edit saved ✓");
   }
-  editing = false;
+  keepDraft(`edit ${response.id}`, null);
   draw();
+  return true;
+}
+
+/** Save what is being rewritten before the item goes; whether all of it could be. */
+async function saveEdits() {
+  for (const response of item.responses) {
+    const text = drafts[`edit ${response.id}`];
+    if (text !== undefined && !(await saveEdit(response, text))) return false;
+  }
+  return true;
 }
 
 function card(response, index, ranks) {
@@ -121,20 +136,7 @@ function card(response, index, ranks) {
   const here = index === focus;
   const number = el("button", { class: "rank", "aria-label": rankOf ? t("Answer {n}, rank {rank}", { n: index + 1, rank: rankOf }) : t("Rank answer {n}", { n: index + 1 }), onclick: (e) => rank(index, e.shiftKey) }, rankOf ? `#${rankOf}` : `${index + 1}`);
   const head = el("header", {}, number, response.edit && el("span", { class: "tag", title: response.text }, t("edited")), response.finish === "length" && el("span", { class: "tag" }, t("cut off")));
-  if (here && editing) {
-    const area = el("textarea", { rows: 5, "aria-label": t("Rewrite this answer") });
-    area.value = shown;
-    const diff = el("div", { class: "diff-box" });
-    const compare = () => fill(diff, wordDiff(response.text, area.value));
-    area.addEventListener("input", compare);
-    area.addEventListener("keydown", (event) => {
-      if (event.key === "Escape") (editing = false), draw();
-      if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) saveEdit(area.value);
-    });
-    compare();
-    setTimeout(() => area.focus(), 0);
-    return el("article", { class: "card editing" }, head, area, diff, el("footer", {}, el("button", { class: "primary save-edit", onclick: () => saveEdit(area.value) }, t("Save")), el("button", { onclick: () => ((editing = false), draw()) }, t("Cancel"))));
-  }
+  if (`edit ${response.id}` in drafts) return el("article", { class: "card editing" }, head, rewriting(response, (text) => saveEdit(response, text), draw));
   return el("article", { class: `card${rankOf ? " ranked" : ""}${rankOf === 1 ? " best" : ""}${here ? " focused" : ""}`, onclick: (e) => e.target.closest("button") || ((focus = index), draw()) }, head, verbatim("div", shown || t("(empty answer)")));
 }
 
@@ -158,7 +160,7 @@ function draw() {
     return;
   }
   const ranks = ranksOf(tiers);
-  fill(
+  refill(
     itemBox,
     el("div", { class: "row" }, item.again && el("span", { class: "tag again" }, t("Once more, to see how steady your taste is")), now.informed && el("span", { class: "tag" }, t("The reward model is unsure here"))),
     verbatim("div", item.text, "ask"),
@@ -171,7 +173,7 @@ onKeys((event) => {
   const number = digit(event);
   const act = {
     Enter: next, s: skip, z: undo, "?": () => help.showModal(), r: () => ((tiers = []), draw()),
-    e: () => item && ((editing = true), draw()),
+    e: () => item && rewrite(),
     ArrowRight: () => item && ((focus = (focus + 1) % item.responses.length), draw()),
     ArrowLeft: () => item && ((focus = (focus + item.responses.length - 1) % item.responses.length), draw()),
   }[event.key.length === 1 ? event.key.toLowerCase() : event.key]; // prettier-ignore

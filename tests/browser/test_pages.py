@@ -169,6 +169,42 @@ def test_chat_keeps_all_that_is_said_of_an_answer(studio, page):
     assert page.locator(".composer textarea").input_value() == "And now?"  # nothing typed is lost
 
 
+def test_what_is_being_written_outlives_the_page(studio, page, tmp_path):
+    """A click elsewhere draws the cards anew, and a page is left by accident: neither loses a word."""
+    page.goto(studio)
+    ask(page, "I feel sad.")
+    cards = page.locator(".turn .card")
+    cards.nth(0).locator(".edit").click()
+    cards.nth(0).locator("textarea").fill("I am with you, whatever it is.")
+    cards.nth(1).locator(".remark").click()
+    cards.nth(1).locator("textarea").press_sequentially("Too short")
+    cards.nth(2).locator(".star").nth(1).click()
+    page.locator(".saved", has_text="Rating saved").wait_for()
+    assert cards.nth(1).locator("textarea").input_value() == "Too short"
+    page.reload()
+    cards.nth(1).locator("textarea").wait_for()
+    assert cards.nth(1).locator("textarea").input_value() == "Too short"
+    cards.nth(1).locator("textarea").press("Escape")
+    cards.nth(0).locator(".save-edit").click()
+    page.locator(".card .tag", has_text="edited").wait_for()
+    assert cards.nth(0).locator(".text").inner_text() == "I am with you, whatever it is."
+    assert not page.locator(".card textarea").count()
+
+    page.goto(f"{studio}/label")
+    page.locator(".item .card").nth(3).wait_for()
+    page.keyboard.press("e")
+    page.locator(".card.editing textarea").fill("Said better.")
+    page.reload()
+    page.locator(".card.editing textarea").wait_for()
+    assert page.locator(".card.editing textarea").input_value() == "Said better."
+    page.locator(".item button.rank").nth(1).click()
+    page.click("button.next")  # which saves what is being rewritten too
+    page.locator(".pace", has_text="1 of 50").wait_for()
+    kept = stored(tmp_path, "SELECT kind, value FROM current_feedback ORDER BY id")
+    assert [row["kind"] for row in kept] == ["rating", "edit", "edit", "ranking"]
+    assert "Said better." in kept[2]["value"]
+
+
 def test_data_comes_in_and_goes_out(studio, page, tmp_path):
     file = tmp_path / "prefs.jsonl"
     good = {"prompt": "Say hi.", "chosen": "Hello there!", "rejected": "No."}
