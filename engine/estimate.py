@@ -10,7 +10,7 @@ from dataclasses import replace
 from itertools import product
 
 from engine.jobs.config import Recompute, RunConfig
-from engine.machine import FOLDED_BYTES, Precision
+from engine.machine import FOLDED_BYTES, LOGITS, Precision
 from engine.models.shape import Shape
 
 PROMPT = 32  # tokens of a prompt, where nothing is known of it
@@ -18,7 +18,6 @@ ANSWERED = 0.5  # share of the longest answer that an answer takes, where nothin
 MOMENT = {"adamw": 4.0, "adamw-8bit": 1.02}  # bytes of a moment, with the scales of 8-bit blocks
 BYTES = {"float32": 4.0, "bf16": 2.0, "float16": 2.0, "nf4": 0.53}  # a weight; NF4 with its doubly quantised scales
 
-KEPT_LOGITS = 1.0  # probabilities in float32, which become their own gradient
 WORKSPACES = 40e6  # bytes that torch's kernels and its allocator take beside the tensors (benchmarks/estimate.py)
 
 
@@ -64,7 +63,7 @@ def memory(
         "cache": cache,
         "folded": folded,
         "activations": tokens * (whole_blocks * shape.kept + inputs * shape.width) * number,
-        "logits": 0.0 if stage == "reward" else rows * answer * shape.vocabulary * 4.0 * KEPT_LOGITS,
+        "logits": 0.0 if stage == "reward" else min(rows * answer * shape.vocabulary, LOGITS) * 4.0,
     }
     # Rollouts and training do not overlap: the peak holds the larger of the cache and of what training keeps.
     peak = max(parts["cache"] + parts["folded"], parts["activations"] + parts["logits"])

@@ -10,6 +10,7 @@ import pynvml
 
 Precision = Literal["auto", "float32", "bf16", "float16", "nf4"]
 FOLDED_BYTES = 256 << 20  # of weights that sampling holds twice at most, once with an adapter folded in
+LOGITS = 1 << 25  # at a time, where the log-probs of given tokens are computed: 128 MB in float32
 
 
 def memory_in_use(device: str = "cpu") -> dict[str, float]:

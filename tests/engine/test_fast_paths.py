@@ -200,8 +200,9 @@ def test_states_and_gradients_of_rows_that_begin_alike(family_roles):
         assert torch.allclose(a, b, atol=1e-5 * max(scale, 1))
 
 
-@pytest.mark.parametrize("temperature", [1.0, 0.7])
-def test_token_log_probs_and_their_gradient(family_roles, temperature):
+@pytest.mark.parametrize(("temperature", "at_a_time"), [(1.0, 1 << 25), (0.7, 1 << 25), (0.7, 150), (1.0, 1)])
+def test_token_log_probs_and_their_gradient(family_roles, temperature, at_a_time, monkeypatch):
+    monkeypatch.setattr("engine.models.token_log_probs.LOGITS", at_a_time)
     model = family_roles.base.model
     family_roles.base.model.get_output_embeddings().requires_grad_(False)
     hidden = torch.randn(6, family_roles.width, requires_grad=True)
