@@ -11,7 +11,15 @@ import pytest
 import torch
 import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+    Qwen3MoeConfig,
+    Qwen3MoeForCausalLM,
+)
 
 import engine
 from engine.models import precision as precisions
@@ -39,6 +47,13 @@ def tiny_model(family: str = "llama", seed: int = 0):
             vocab_size=32, n_embd=32, n_layer=2, n_head=4, n_positions=128, eos_token_id=1, bos_token_id=None
         )
         model = GPT2LMHeadModel(config)
+    elif family == "mixture":
+        config = Qwen3MoeConfig(
+            vocab_size=32, hidden_size=32, moe_intermediate_size=24, num_hidden_layers=2, num_attention_heads=4,
+            num_key_value_heads=2, head_dim=8, num_experts=4, num_experts_per_tok=2, max_position_embeddings=128,
+            eos_token_id=1, bos_token_id=None, pad_token_id=0,
+        )  # fmt: skip
+        model = Qwen3MoeForCausalLM(config)
     else:
         config = LlamaConfig(
             vocab_size=32, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
@@ -80,9 +95,9 @@ def tiny_roles(tiny_folder):
     return Roles(load_base(str(tiny_folder)))
 
 
-@pytest.fixture(params=["llama", "gpt2"])
+@pytest.fixture(params=["llama", "gpt2", "mixture"])
 def family_roles(request, tmp_path):
-    """A tiny Llama and a tiny GPT-2; the latter has dropout 0.1 in its configuration."""
+    """A tiny Llama, a GPT-2, which has dropout 0.1 in its configuration, and a Qwen 3 with experts."""
     tiny_model(request.param).save_pretrained(tmp_path)
     tiny_tokenizer().save_pretrained(tmp_path)
     roles = Roles(load_base(str(tmp_path)))

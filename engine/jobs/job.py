@@ -13,6 +13,7 @@ from engine.models.load import choose_device, free_memory, load_base
 from engine.models.precision import choose
 from engine.models.roles import Roles
 from engine.models.shape import shape_of
+from engine.sampling.steps import check
 from engine.store import models, runs
 from engine.store.db import Store
 from engine.training.context import Context
@@ -69,6 +70,7 @@ def load_roles(job: Job) -> tuple[Roles, str | None]:
             f"The base {job.parent['base']} has changed since {job.parent['name']} was made "
             f"({base.fingerprint} now, {job.parent['base_fingerprint']} then). Put the old weights back."
         )
+    check(base.model)
     roles = Roles(base)
     if job.config.recompute == "always":
         roles.recompute()

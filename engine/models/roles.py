@@ -50,8 +50,9 @@ class Roles:
     def add(self, role: str, rank: int = 16, seed: int = 0) -> None:
         """A new adapter that changes nothing yet (LoRA's B starts at zero)."""
         config = LoraConfig(
-            r=rank, lora_alpha=2 * rank, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM"
-        )
+            r=rank, lora_alpha=2 * rank, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM",
+            exclude_modules=_without_adapters(self.base.model),
+        )  # fmt: skip
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             if self.peft is None:
@@ -188,12 +189,13 @@ class Roles:
         """
         with self.acting(role) as model:
             layers: list[Any] = self._layers if role else []
-            weights = [layer.get_base_layer().weight for layer in layers]
-            if any(w.dtype != torch.float32 for w in weights) or sum(w.nbytes for w in weights) > FOLDED_BYTES:
-                layers = []
+            weights: list[Any] = [getattr(layer.get_base_layer(), "weight", None) for layer in layers]
+            whole = all(w is not None and w.dtype == torch.float32 for w in weights)  # a mixture's experts have none
+            if not whole or sum(w.nbytes for w in weights) > FOLDED_BYTES:
+                layers, weights = [], []
             kept = [weight.data for weight in weights]
             try:
-                for layer, weight in zip(layers, weights, strict=bool(layers)):
+                for layer, weight in zip(layers, weights, strict=True):
                     weight.data = weight.data + layer.get_delta_weight(role)
                 if layers:
                     self._switch(None)
@@ -213,6 +215,18 @@ class Roles:
             self.shifts[role].save(folder)
         facts = {"base": str(self.base.path), "base_fingerprint": self.base.fingerprint, **meta}
         (folder / "studio.json").write_text(json.dumps(facts, indent=1))
+
+
+def _without_adapters(model: Any) -> list[str]:
+    """The linear layers that go without: those that no text runs through (a model that sees has them), those that
+    choose among experts, of which some give a tuple, and the last product of a Mamba block (which has a skip "D" beside
+    its state), whose weights its kernel takes as they are.
+    """
+    reading = {*model.get_decoder().modules(), model.get_output_embeddings()}
+    linear = [(name, m) for name, m in model.named_modules() if isinstance(m, nn.Linear)]
+    found = [name for name, m in linear if m not in reading or "Router" in type(m).__name__]
+    mamba = any(name.endswith(".D") for name, _ in model.named_parameters())
+    return [*found, "out_proj"] if mamba else found
 
 
 def check_base(folder: Path, base: Base) -> dict:

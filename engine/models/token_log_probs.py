@@ -1,8 +1,8 @@
 """Log-probabilities of given tokens from hidden states, no tensor over tokens and vocabulary kept for the way back.
 
-With logits l = W h / T and p = softmax(l), log p[token] has the gradient (W[token] - W^T p) / T with respect to h. It is
-computed on the way there, while p of a few tokens is at hand, and is as small as h (as Hsu et al. 2024, "Liger Kernel",
-section 3.2, do for a mean loss).
+With logits l = W h / T and p = softmax(l), log p[token] has the gradient (W[token] - W^T p) / T with respect to h. It
+is computed on the way there, while p of a few tokens is at hand, and is as small as h (as Hsu et al. 2024, "Liger
+Kernel", do for a mean loss).
 """
 
 from typing import Any
@@ -30,7 +30,7 @@ class _LogProbs(torch.autograd.Function):
                 logits.div_(temperature)
             chosen, highest = logits.gather(-1, ids[part].unsqueeze(-1)).squeeze(-1), logits.amax(-1)
             p = torch.softmax(logits, -1, out=logits)
-            # The highest logit has probability exp(highest - logsumexp), which cannot underflow as the chosen one's may.
+            # The highest logit's probability, exp(highest - logsumexp), cannot underflow as the chosen one's may.
             found[part] = chosen - (highest - p.amax(-1).log())
             if gradient is not None:
                 torch.addmm(weight[ids[part]], p.to(weight.dtype), weight, alpha=-1, out=gradient[part])

@@ -5,7 +5,7 @@ small operations, and copies the whole cache to make it a token longer. `LeanSte
 Llama-like block directly, on a cache with room for the whole answer.
 """
 
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 from weakref import WeakKeyDictionary
 
 import torch
@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.nn.functional import linear, rms_norm, scaled_dot_product_attention
 from transformers import DynamicCache
 
-from engine.models.states import near
+from engine.errors import UserError
+from engine.models.states import logits_of, near
 
 
 class Steps(Protocol):
@@ -52,7 +53,7 @@ class OwnSteps:
         return self._pass(tokens.unsqueeze(-1))
 
     def keep(self, rows: Tensor) -> None:
-        self.cache.batch_select_indices(rows)
+        self.cache.reorder_cache(cast(torch.LongTensor, rows))  # the way that layers with other states know too
         self.mask, self.positions = self.mask[rows], self.positions[rows]
 
 
@@ -141,11 +142,10 @@ def _is_plain(model: Any) -> bool:
         return False  # angles that change as a row grows
     if not hasattr(decoder.norm, "variance_epsilon"):
         return False
-    for block in decoder.layers:
-        parts = block.self_attn, block.mlp
-        if _children(block) != _BLOCK or [_children(part) for part in parts] != [_ATTENTION, _MLP]:
-            return False
-    return True
+    return all(
+        _children(block) == _BLOCK and _children(block.self_attn) == _ATTENTION and _children(block.mlp) == _MLP
+        for block in decoder.layers
+    )
 
 
 def _same(model: Any) -> bool:
@@ -162,9 +162,43 @@ def _same(model: Any) -> bool:
     return near(*found)
 
 
+WRONG = {torch.float32: 0.01}  # further from what it should be than rounding, of any other precision's half
+_checked: WeakKeyDictionary[Any, None] = WeakKeyDictionary()
+
+
+@torch.no_grad()
+def check(model: Any) -> None:
+    """Raises UserError where `model`, token by token beside padded rows, says other than its own pass over a whole
+    row. Some keep what they have read in a cache of another kind, or give no states but logits: Mamba, for example.
+    """
+    if model in _checked:
+        return
+    ids = torch.arange(1, 9, device=model.get_output_embeddings().weight.device).view(2, 4)
+    mask = torch.ones_like(ids, dtype=torch.bool)
+    mask[0, :2] = False
+    refused = f"Models of the kind {model.config.model_type} cannot be used"
+    try:
+        steps = OwnSteps(model, ids, mask)
+        steps.next(ids[:, 1])
+        found = logits_of(model, steps.next(ids[:, 2]))
+        rows = [torch.cat([row[real], row[1:3]]).unsqueeze(0) for row, real in zip(ids, mask, strict=True)]
+        expected = torch.cat([model(input_ids=row, use_cache=False).logits[:, -1].float() for row in rows])
+        apart = float((found - expected).norm() / expected.norm())
+    except torch.OutOfMemoryError:
+        raise
+    except (AttributeError, RuntimeError, TypeError, ValueError) as error:
+        raise UserError(f"{refused} ({str(error).splitlines()[0]}). Choose another base.") from error
+    if not apart <= WRONG.get(model.dtype, 0.5):
+        raise UserError(
+            f"{refused}: token by token they say other things than in one pass over the same text. Choose another base."
+        )
+    _checked[model] = None
+
+
 def steps_of(model: Any, ids: Tensor, mask: Tensor, room: int) -> tuple[Tensor, Steps]:
     """(last hidden states [rows, width] after the prompts `ids` [rows, time], padded on the left as `mask` says; what
     goes on from there, for `room` tokens at most)."""
+    check(model)
     own = OwnSteps(model, ids, mask)
     # A window's cache forgets, so it cannot be given room.
     if not _is_plain(model) or any(getattr(layer, "is_sliding", True) for layer in own.cache.layers):

@@ -4,6 +4,7 @@ import click
 
 import engine
 from studio.commands.common import answer_with, in_workspace, version_of
+from studio.commands.following import compared
 
 
 @click.command()
@@ -18,8 +19,4 @@ def compare(space, store, before: str, after: str, prompts: str, settings, as_js
     texts = engine.load_prompts(prompts)[: config.compare.prompts]
     sides = [version_of(store, name) for name in (before, after)]
     result = engine.compare_versions(space, store, *sides, texts, config)
-    text = f"{result['prompts']} prompts, KL {result['kl']:.2f} nats."
-    if "win_rate" in result:
-        low, high = result["win_rate_low"], result["win_rate_high"]
-        text += f" By the reward model, after wins {result['win_rate']:.0%} ({low:.0%} to {high:.0%})."
-    answer_with(result, as_json, text)
+    answer_with(result, as_json, compared(result))

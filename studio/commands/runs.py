@@ -6,6 +6,7 @@ import click
 
 import engine
 from studio.commands.common import answer_with, in_workspace
+from studio.commands.following import outcome
 
 
 @click.group(name="runs")
@@ -30,12 +31,12 @@ def runs_list(space, store, as_json: bool) -> None:
 @click.argument("run")
 @in_workspace
 def runs_show(space, store, run: str, as_json: bool) -> None:
-    """One run: its settings, stages and last metrics."""
+    """One run: what it made and its last metrics."""
     engine.launcher.refresh(space, store)
     found = engine.runs.get_run(store, run)
     result = {**engine.launcher.summary(store, found["id"]), "config": found["config"]}
-    text = "\n".join([_run_line(found), *(f"  {key} = {value:.4g}" for key, value in result["metrics"].items())])
-    answer_with(result, as_json, text)
+    figures = [f"  {key} = {value:.4g}" for key, value in result["metrics"].items()]
+    answer_with(result, as_json, "\n".join([_run_line(found), *outcome(store, found["id"]), *figures]))
 
 
 def _ask(act: Callable, space, store, run: str, as_json: bool, status: str, what: str) -> None:

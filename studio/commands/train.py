@@ -1,12 +1,12 @@
 """`rlhf-studio train`: one method, start to end."""
 
-import time
 from pathlib import Path
 
 import click
 
 import engine
-from studio.commands.common import answer_with, in_workspace, say, version_of
+from studio.commands.common import answer_with, in_workspace, version_of
+from studio.commands.following import follow, outcome
 
 
 @click.command(
@@ -38,21 +38,9 @@ def train(space, store, method: str, base, settings, reward_function, detach: bo
         )
     run_id = engine.launcher.start(space, store, method, config, version_of(store, base)["id"])
     if not detach:
-        _follow(space, store, run_id)
+        follow(space, store, run_id)
     result = engine.launcher.summary(store, run_id)
-    answer_with(result, as_json, f"run {run_id}: {result['status']} {result['reason']}".rstrip())
+    lines = [f"run {run_id}: {result['status']} {result['reason']}".rstrip(), *outcome(store, run_id)]
+    answer_with(result, as_json, "\n".join(lines))
     if result["status"] == "failed":
         raise engine.UserError(f"run {run_id} failed: {result['reason']}")
-
-
-def _follow(space, store, run_id: int) -> None:
-    stage = ""
-    while True:
-        run = engine.runs.get_run(store, run_id)
-        if run["stage"] != stage:
-            stage = run["stage"]
-            say(f"{stage} ...")
-        if run["status"] in engine.runs.ENDED:
-            return
-        engine.launcher.refresh(space, store)
-        time.sleep(0.3)

@@ -2,7 +2,9 @@
 
 import pytest
 import torch
+from transformers import MambaConfig, MambaForCausalLM
 
+from engine.errors import UserError
 from engine.methods import losses
 from engine.methods.online import gather
 from engine.methods.ppo import PPO
@@ -14,9 +16,11 @@ from engine.models.layout import lay_out
 from engine.models.load import load_base
 from engine.models.roles import Roles
 from engine.models.token_log_probs import token_log_probs
-from engine.sampling.steps import LeanSteps, OwnSteps, steps_of
-from engine.training.passes import Encoded
-from tests.conftest import family_model
+from engine.sampling.rollout import rollout
+from engine.sampling.settings import Sampling
+from engine.sampling.steps import LeanSteps, OwnSteps, check, steps_of
+from engine.training.passes import Encoded, response_pass
+from tests.conftest import family_model, tiny_tokenizer
 from tests.engine.toys import TokenScorer, shake
 
 PROMPTS = [[5, 6, 7, 8, 9, 10, 11], [4], [12, 3], [7, 7, 7, 7], [9, 4, 5], [6]]
@@ -142,12 +146,60 @@ def test_rows_stand_side_by_side_wherever_attention_can_be_replaced(family_roles
 
 def test_a_model_that_carries_state_otherwise_is_padded():
     """A causal convolution looks across the seam between two rows, which the first look at a model finds out."""
-    from transformers import MambaConfig, MambaForCausalLM
-
     torch.manual_seed(0)
     model = MambaForCausalLM(MambaConfig(vocab_size=50, hidden_size=16, num_hidden_layers=2)).eval()
     model.config._attn_implementation = "sdpa"
     assert not states._same(model, torch.device("cpu"))
+
+
+@pytest.mark.parametrize(
+    ("name", "more"),
+    [
+        ("Lfm2", {"layer_types": ["conv", "full_attention"]}),
+        ("Qwen3Next", {
+            "head_dim": 8, "full_attention_interval": 2, "linear_num_key_heads": 2, "linear_num_value_heads": 2,
+            "linear_key_head_dim": 8, "linear_value_head_dim": 8, "num_experts": 4, "num_experts_per_tok": 2,
+            "moe_intermediate_size": 24,
+        }),
+        ("NemotronH", {
+            "layers_block_type": ["mamba", "attention"], "head_dim": 8, "mamba_num_heads": 8, "mamba_head_dim": 8,
+            "ssm_state_size": 8, "n_groups": 1,
+        }),
+        ("GptOss", {"head_dim": 8, "num_local_experts": 4, "num_experts_per_tok": 2}),
+        ("Phimoe", {"num_local_experts": 4}),
+    ],
+)  # fmt: skip
+def test_log_probs_of_families_that_keep_more_than_keys_or_choose_among_experts(name, more, tmp_path):
+    """Of each answer for itself, without padding, by the model's own pass."""
+    family_model(name, **more).save_pretrained(tmp_path)
+    tiny_tokenizer().save_pretrained(tmp_path)
+    roles = Roles(load_base(str(tmp_path)))
+    roles.add("policy", rank=4)
+    shake(roles, "policy")
+    with torch.no_grad(), roles.answering("policy") as model:
+        drawn = rollout(model, PROMPTS, 0, [2, *range(20, 30)], Sampling(max_new_tokens=12), list(range(len(PROMPTS))))
+    lengths = drawn.response_mask.sum(-1)
+    assert lengths.unique().numel() > 1  # rows left the batch
+    with torch.no_grad(), roles.acting("policy") as model:
+        passed, _ = response_pass(model, None, drawn, torch.arange(len(PROMPTS)), 1.0)
+        for row, prompt in enumerate(PROMPTS):
+            ids = drawn.tokens(row)
+            logits = model(input_ids=torch.tensor([prompt + ids]), use_cache=False).logits[0, len(prompt) - 1 : -1]
+            plain = torch.log_softmax(logits.float(), -1)[torch.arange(len(ids)), ids]
+            for found in (drawn.log_probs, passed):
+                assert torch.allclose(found[row, : len(ids)], plain, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        lambda: MambaForCausalLM(MambaConfig(vocab_size=50, hidden_size=16, num_hidden_layers=2)),
+        lambda: family_model("Llama4Text", head_dim=8, num_local_experts=2),  # its decoder gives logits, not states
+    ],
+)
+def test_a_model_that_writes_otherwise_than_it_reads_is_refused(model):
+    with pytest.raises(UserError, match="cannot be used"):
+        check(model().eval())
 
 
 def test_rows_longer_than_a_window_are_padded(family_roles, monkeypatch):

@@ -8,6 +8,7 @@ import pytest
 import torch
 from peft.tuners.lora import Linear
 from safetensors.torch import load_file, save_file
+from transformers import Gemma3Config, Gemma3ForConditionalGeneration
 
 from engine.errors import UserError
 from engine.models.chat import encode_prompt
@@ -19,7 +20,7 @@ from engine.models.roles import Roles
 from engine.models.states import logits_of, real_states, states_at
 from engine.sampling.answers import answer
 from engine.sampling.settings import Sampling
-from tests.conftest import family_model
+from tests.conftest import family_model, tiny_tokenizer
 from tests.engine.toys import shake
 
 IDS = torch.tensor([[5, 6, 7, 8], [9, 10, 11, 12]])
@@ -330,3 +331,16 @@ def test_code_that_comes_with_a_model_is_not_run(tiny_folder):
     (tiny_folder / "evil.py").write_text("open('ran', 'w')\nraise SystemExit")
     with pytest.raises(UserError):
         load_base(str(tiny_folder))
+
+
+def test_a_model_that_sees_takes_adapters_only_where_it_reads(tmp_path):
+    text = {"vocab_size": 32, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "head_dim": 8}
+    sight = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 4,
+             "image_size": 28, "patch_size": 14}  # fmt: skip
+    config = Gemma3Config(text_config=text, vision_config=sight, mm_tokens_per_image=4)
+    Gemma3ForConditionalGeneration(config).save_pretrained(tmp_path)
+    tiny_tokenizer().save_pretrained(tmp_path)
+    roles = Roles(load_base(str(tmp_path)))
+    roles.add("policy", rank=4)
+    reading = set(roles.peft.get_base_model().get_decoder().modules())
+    assert len(roles._layers) == 7 and reading.issuperset(roles._layers)

@@ -5,11 +5,13 @@ import socket
 import subprocess
 import sys
 
+import click
 import pytest
 from click.testing import CliRunner
 
 import engine
 from studio.cli import main
+from studio.commands.following import follow
 
 
 def run(*arguments):
@@ -136,7 +138,25 @@ def test_train_and_compare_speak_the_contract(workspace, store, base_version):
     assert [r["method"] for r in listed] == ["ppo", "reward"]
     shown = last_json(run("runs", "show", reward["run"], "--json", *folder))
     assert shown["config"]["reward"]["epochs"] == 1
+    words = run("runs", "show", reward["run"], *folder).stdout
+    assert "reward-1: a reward model, from 6 rankings." in words
+    words = run("runs", "show", ppo["run"], *folder).stdout
+    assert "round-1: a version of pocket." in words and "after wins" in words
     assert last_json(run("runs", "log", reward["run"], "--json", *folder))["log"]
+
+
+def test_a_run_goes_on_when_the_one_who_watches_it_leaves(workspace, store, base_version, monkeypatch, capsys):
+    run_id = engine.runs.add_run(store, "ppo", {}, base_version)
+
+    def leave(seconds):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("studio.commands.following.time.sleep", leave)
+    with click.Context(click.Command("train")), pytest.raises(click.exceptions.Exit) as left:
+        follow(workspace, store, run_id)
+    assert left.value.exit_code == 130
+    assert f"rlhf-studio runs stop {run_id}" in capsys.readouterr().err
+    assert engine.runs.get_run(store, run_id)["status"] == "queued"
 
 
 def test_import_speaks_the_contract_and_says_what_it_could_not_read(empty, tmp_path):
