@@ -1,5 +1,7 @@
 """Conversations to token ids and back."""
 
+from weakref import WeakKeyDictionary
+
 from transformers import PreTrainedTokenizerBase
 
 from engine.errors import UserError
@@ -36,21 +38,27 @@ def fits(tokenizer: PreTrainedTokenizerBase, messages: list[Message], room: int)
 
 
 def _encode(tokenizer: PreTrainedTokenizerBase, messages: list[Message]) -> list[int]:
-    return tokenizer(_render(tokenizer, messages), add_special_tokens=False)["input_ids"]
+    """A template says itself what a text begins with; without one it is what the tokenizer puts there."""
+    plain = tokenizer.chat_template is None
+    ids = tokenizer(_render(tokenizer, messages), add_special_tokens=plain)["input_ids"]
+    return ids[:-1] if plain and ids[-1] == tokenizer.eos_token_id else ids
 
 
 def _render(tokenizer: PreTrainedTokenizerBase, messages: list[Message]) -> str:
-    template = tokenizer.chat_template or DEFAULT_TEMPLATE
     rendered = tokenizer.apply_chat_template(
-        messages, chat_template=template, add_generation_prompt=True, tokenize=False
+        messages,
+        chat_template=tokenizer.chat_template or DEFAULT_TEMPLATE,
+        add_generation_prompt=True,
+        tokenize=False,
+        enable_thinking=False,  # where a template knows of it: what people judge is the answer
     )
     return str(rendered)
 
 
 def encode_response(tokenizer: PreTrainedTokenizerBase, text: str, finished: bool = True) -> list[int]:
-    """Token ids of an answer, with the end token where it ended by itself."""
+    """Token ids of an answer, with the token that ends it where it ended by itself."""
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
-    return [*ids, tokenizer.eos_token_id] if finished else ids
+    return [*ids, end_of_turn(tokenizer)] if finished else ids
 
 
 def encode_answered(
@@ -65,18 +73,45 @@ def encode_answered(
     return prompt[-(limit - len(answer)) :], answer
 
 
+def end_of_turn(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The token that ends an answer: the template's own where it has one, as Gemma's and Phi's, else end of text."""
+    return _after_an_answer(tokenizer)[0]
+
+
 def next_turn(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Token ids that stand between an answer's end token and the words of the person's next turn.
+    """Token ids that stand between the end of an answer and the words of the person's next turn.
 
     Empty where the template does not take an answer as it is.
     """
+    return _after_an_answer(tokenizer)[1]
+
+
+_found: WeakKeyDictionary[PreTrainedTokenizerBase, tuple[object, tuple[int, list[int]]]] = WeakKeyDictionary()
+
+
+def _after_an_answer(tokenizer: PreTrainedTokenizerBase) -> tuple[int, list[int]]:
+    """(the token that ends it, what follows up to the words of the next turn), rendered once for each template."""
+    template, found = _found.get(tokenizer, (None, None))
+    if found is None or template != tokenizer.chat_template:
+        found = _read_off(tokenizer)
+        _found[tokenizer] = tokenizer.chat_template, found
+    return found
+
+
+def _read_off(tokenizer: PreTrainedTokenizerBase) -> tuple[int, list[int]]:
     turns = [{"role": r, "content": c} for r, c in (("user", "A"), ("assistant", "BETWEEN"), ("user", "THESE"))]
+    end = int(tokenizer.eos_token_id)
     try:
         text = _render(tokenizer, turns)
     except Exception:  # a template may refuse anything, in any way; the answer's own last token serves as well
-        return []
-    opening = text.partition("BETWEEN")[2].partition("THESE")[0].removeprefix(str(tokenizer.eos_token))
-    return tokenizer(opening, add_special_tokens=False)["input_ids"]
+        return end, []
+    between = text.partition("BETWEEN")[2].partition("THESE")[0]
+    special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special} - {tokenizer.unk_token_id}
+    for opening in (between, between.lstrip()):  # some templates put a space before the end
+        ids = tokenizer(opening, add_special_tokens=False)["input_ids"]
+        if ids and ids[0] in special | {end}:
+            return ids[0], ids[1:]
+    return end, tokenizer(between, add_special_tokens=False)["input_ids"]
 
 
 def decode(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> str:

@@ -14,6 +14,7 @@ from transformers.utils import logging as transformers_logging
 from engine.errors import UserError
 from engine.machine import Precision
 from engine.models import precision as precisions
+from engine.models.chat import end_of_turn
 from engine.models.find import find_base, fingerprint
 from engine.models.shape import Shape, shape_of
 
@@ -130,7 +131,8 @@ def _ensure_pad(tokenizer: PreTrainedTokenizerBase) -> None:
 
 
 def stop_ids(base: Base) -> list[int]:
-    """Every token that ends an answer: the tokenizer's and those of the model's generation settings."""
+    """Every token that ends an answer: the tokenizer's, its template's, those of the model's generation settings."""
     configured = getattr(base.model.generation_config, "eos_token_id", None)
     listed = configured if isinstance(configured, list) else [configured]
-    return sorted({base.tokenizer.eos_token_id, *(i for i in listed if i is not None)})
+    own = base.tokenizer.eos_token_id, end_of_turn(base.tokenizer)
+    return sorted({*own, *(i for i in listed if i is not None)})
