@@ -24,8 +24,7 @@ CASES: dict[str, tuple[int, int, dict]] = {
     "192 x 4": (192, 4, {}),
     "512 x 6": (512, 6, {}),
     "768 x 8": (768, 8, {}),
-    "1024 x 4": (1024, 4, {}),
-    "768 x 8, blocks computed again": (768, 8, {"recompute": "always"}),
+    "512 x 6, blocks computed again": (512, 6, {"recompute": "always"}),
     "512 x 6, bf16": (512, 6, {"precision": "bf16"}),
     "512 x 6, nf4": (512, 6, {"precision": "nf4"}),
 }
@@ -42,6 +41,7 @@ def measure(width: int, layers: int, others: dict) -> dict:
     """Bytes and seconds estimated and measured of a PPO run of two updates."""
     from engine.estimate import memory
     from engine.jobs.config import read_config
+    from engine.machine import give_freed_memory_back, keep_freed_memory
     from engine.methods.ppo import train_ppo
     from engine.methods.text import new_model
     from engine.models.load import load_base
@@ -60,10 +60,12 @@ def measure(width: int, layers: int, others: dict) -> dict:
         tokenizer = load_base("pocket").tokenizer
         new_model(tokenizer, width, layers, 512, 0).save_pretrained(folder)
         tokenizer.save_pretrained(folder)
+        keep_freed_memory()  # as a run's process does
         before = resident()
         roles = Roles(load_base(folder, config.precision))
         if config.recompute == "always":
             roles.recompute()
+            give_freed_memory_back()
         roles.add("policy", rank=config.ppo.rank)
         prompts = [[{"role": "user", "content": p}] for p in load_prompts("everyday")]
         shape = shape_of(Path(folder))

@@ -18,7 +18,7 @@ ANSWERED = 0.5  # share of the longest answer that an answer takes, where nothin
 MOMENT = {"adamw": 4.0, "adamw-8bit": 1.02}  # bytes of a moment, with the scales of 8-bit blocks
 BYTES = {"float32": 4.0, "bf16": 2.0, "float16": 2.0, "nf4": 0.53}  # a weight; NF4 with its doubly quantised scales
 
-WORKSPACES = 40e6  # bytes that torch's kernels and its allocator take beside the tensors (benchmarks/estimate.py)
+WORKSPACES = 40e6  # bytes beside the tensors (benchmarks/estimate.py), most of them gaps of the C library's allocator
 
 
 def memory(
@@ -53,9 +53,11 @@ def memory(
         adapters, cache = 1, 0.0
     rows = min(rows, settings.micro_batch * (4 if stage == "reward" else 1)) if settings.micro_batch else rows
     tokens = rows * (prompt + answer)
-    folded = inner * number if online and precision == "float32" and inner * number <= FOLDED_BYTES else 0.0
+    short = config.recompute == "always"  # of memory: nothing is folded, and what is freed goes back at once
+    folds = online and precision == "float32" and inner * number <= FOLDED_BYTES and not short
+    folded = inner * number if folds else 0.0
     # Computed again on the way back, a block keeps its input until its turn comes.
-    whole_blocks, inputs = (1, shape.layers) if config.recompute == "always" else (shape.layers, 0)
+    whole_blocks, inputs = (1, shape.layers) if short else (shape.layers, 0)
     parts = {
         "weights": weights,
         "adapters": adapters * adapter * 4.0,
@@ -67,7 +69,8 @@ def memory(
     }
     # Rollouts and training do not overlap: the peak holds the larger of the cache and of what training keeps.
     peak = max(parts["cache"] + parts["folded"], parts["activations"] + parts["logits"])
-    return {**parts, "total": parts["weights"] + parts["adapters"] + parts["optimiser"] + peak + WORKSPACES}
+    kept = parts["weights"] + parts["adapters"] + parts["optimiser"]
+    return {**parts, "total": kept + peak + (0.0 if short else WORKSPACES)}
 
 
 def stages_of(method: str) -> tuple[str, ...]:

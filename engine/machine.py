@@ -38,9 +38,20 @@ def keep_freed_memory() -> None:
     A training pass asks for the same tens of megabytes again and again. By default each such block goes back to the
     system and comes back as pages that must be cleared, which took a fifth of a PPO update on the pocket model.
     """
-    trim_threshold, mmap_threshold = -1, -3  # mallopt(3)
+    _set_malloc(mmap_threshold=1 << 25, trim_threshold=2**31 - 1)  # some versions refuse a larger first
+
+
+def give_freed_memory_back() -> None:
+    """Have the C library give what is freed back to the system at once: slower, without gaps between what is in use.
+
+    A PPO update of a 768 x 8 Llama whose blocks are computed again held 814 MB, 462 of them in use.
+    """
+    _set_malloc(mmap_threshold=1 << 16, trim_threshold=1 << 17)
+
+
+def _set_malloc(mmap_threshold: int, trim_threshold: int) -> None:
     if sys.platform == "linux":
         mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
         if mallopt:
-            mallopt(mmap_threshold, 1 << 25)  # some versions refuse more
-            mallopt(trim_threshold, 2**31 - 1)
+            mallopt(-3, mmap_threshold)  # the numbers are those of mallopt(3)
+            mallopt(-1, trim_threshold)

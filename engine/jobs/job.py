@@ -8,6 +8,7 @@ import torch
 from engine import estimate
 from engine.errors import UserError
 from engine.jobs.config import read_config
+from engine.machine import give_freed_memory_back
 from engine.models.find import find_base
 from engine.models.load import choose_device, free_memory, load_base
 from engine.models.precision import choose
@@ -74,6 +75,7 @@ def load_roles(job: Job) -> tuple[Roles, str | None]:
     roles = Roles(base)
     if job.config.recompute == "always":
         roles.recompute()
+        give_freed_memory_back()
     return roles, attach(roles, job.workspace, job.parent, "reference")
 
 

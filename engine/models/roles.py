@@ -35,6 +35,7 @@ class Roles:
         self._weights: dict[str, list[nn.Parameter]] = {}  # each role's own
         self._now: str | None = None  # the role that the layers compute
         self._learning: set[str] = set()  # roles whose weights take gradients
+        self._short = False  # of memory
 
     @property
     def tokenizer(self):
@@ -129,7 +130,8 @@ class Roles:
         self._let_learn()
 
     def recompute(self) -> None:
-        """From now on compute the blocks again on the way back, as the role that they were."""
+        """From now on compute the blocks again on the way back, as the role that they were, and fold no adapter."""
+        self._short = True
         recompute(self.base.model, self._as_now)
 
     def _as_now(self) -> Callable[[], AbstractContextManager]:
@@ -185,10 +187,11 @@ class Roles:
         """Like `acting`, for sampling: small float32 weights take the adapter in, which saves most of a step's calls.
 
         The weights themselves are put aside, not computed back, so they are the same to the bit afterwards. Wide
-        models gain little from it and would be held twice; rounding bf16 or NF4 again would change what is sampled.
+        models gain little from it and would be held twice, which is too much where memory is short; rounding bf16 or
+        NF4 again would change what is sampled.
         """
         with self.acting(role) as model:
-            layers: list[Any] = self._layers if role else []
+            layers: list[Any] = self._layers if role and not self._short else []
             weights: list[Any] = [getattr(layer.get_base_layer(), "weight", None) for layer in layers]
             whole = all(w is not None and w.dtype == torch.float32 for w in weights)  # a mixture's experts have none
             if not whole or sum(w.nbytes for w in weights) > FOLDED_BYTES:

@@ -65,7 +65,7 @@ def _parameters(folder: Path) -> int:
 
 
 def shape_of(folder: Path) -> Shape:
-    """Read a model's shape from config.json. Raises UserError where it is not a transformer of a known kind."""
+    """Read a model's shape from config.json. Raises UserError where it is not a transformer of a known, dense kind."""
     try:
         return _shape_of(folder)
     except (OSError, ValueError, TypeError, struct.error) as error:
@@ -82,6 +82,8 @@ def _shape_of(folder: Path) -> Shape:
             raise UserError(f"What a run on {folder.name} needs cannot be told: its config.json has no {names[0]}.")
         return int(found)
 
+    if any(config.get(name) for name in ("num_experts", "num_local_experts", "n_routed_experts")):
+        raise UserError(f"What a run on {folder.name} needs cannot be told: it chooses among experts.")
     width, heads = get("hidden_size", "n_embd"), get("num_attention_heads", "n_head")
     head = int(config.get("head_dim") or width // heads)
     vocabulary = get("vocab_size")

@@ -100,7 +100,8 @@ class LeanSteps:
         return _norm(self.norm, x)
 
     def keep(self, rows: Tensor) -> None:
-        self.cache = [[x[rows] for x in pair] for pair in self.cache]
+        for pair in self.cache:  # each by itself, so that the whole is not there twice
+            pair[:] = [x[rows] for x in pair]
         self.mask, self.positions = self.mask[rows], self.positions[rows]
 
 

@@ -40,6 +40,10 @@ def test_an_unknown_model_is_said_to_be_unknown(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "strange"}))
     with pytest.raises(engine.UserError, match="has no hidden_size"):
         shape_of(tmp_path)
+    mixture = {"hidden_size": 32, "num_attention_heads": 4, "num_local_experts": 8}
+    (tmp_path / "config.json").write_text(json.dumps(mixture))
+    with pytest.raises(engine.UserError, match="among experts"):
+        shape_of(tmp_path)
 
 
 def finished(store, base_version, config, seconds):
