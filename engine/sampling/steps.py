@@ -188,7 +188,7 @@ def check(model: Any) -> None:
     except torch.OutOfMemoryError:
         raise
     except (AttributeError, RuntimeError, TypeError, ValueError) as error:
-        raise UserError(f"{refused} ({str(error).splitlines()[0]}). Choose another base.") from error
+        raise UserError(f"{refused} ({type(error).__name__}: {error}). Choose another base.") from error
     if not apart <= WRONG.get(model.dtype, 0.5):
         raise UserError(
             f"{refused}: token by token they say other things than in one pass over the same text. Choose another base."
