@@ -15,6 +15,14 @@ def studio(tmp_path):
 
 
 @pytest.fixture(scope="session")
+def looked_at(tmp_path_factory):
+    """The address of a studio that tests share, for they only look at it: one takes seconds to start."""
+    folder = tmp_path_factory.mktemp("looked_at")
+    with studio_at(folder / "workspace", folder / "studio.log") as address:
+        yield address
+
+
+@pytest.fixture(scope="session")
 def driver():
     """Playwright, where there is a Chromium for it."""
     if CHROMIUM is None:

@@ -320,10 +320,10 @@ def test_versions_that_answer_alike_leave_nothing_to_vote_on(studio, page, tmp_p
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
-def test_no_serious_accessibility_finding(studio, page, theme):
+def test_no_serious_accessibility_finding(looked_at, page, theme):
     page.add_init_script(f"localStorage.setItem('theme', '{theme}')")
     for _, path in PAGES.values():
-        page.goto(studio + path)
+        page.goto(looked_at + path)
         page.locator(".studio").wait_for()
         page.wait_for_timeout(1200)
         found = Axe().run(page, context=".studio").response["violations"]
@@ -331,12 +331,12 @@ def test_no_serious_accessibility_finding(studio, page, theme):
         assert not grave, [(path, v["id"], v["nodes"][0]["html"], v["nodes"][0]["failureSummary"]) for v in grave]
 
 
-def test_every_page_speaks_chinese_and_fits_a_telephone(studio, page):
+def test_every_page_speaks_chinese_and_fits_a_telephone(looked_at, page):
     page.add_init_script("localStorage.setItem('language', 'zh')")
     page.set_viewport_size({"width": 390, "height": 800})
     english = re.compile(r"\b(?:the|answers?|questions?|settings?|feedback|nothing|model)\b", re.IGNORECASE)
     for _, path in PAGES.values():
-        page.goto(studio + path)
+        page.goto(looked_at + path)
         page.locator(".studio").wait_for()
         page.wait_for_timeout(1200)
         chrome = page.locator(".studio").evaluate(
