@@ -112,14 +112,6 @@ async function rate(response, score) {
   saved(answer, "Rating saved");
 }
 
-/** Begin to write about an answer ("edit" or "comment"), or go on with it. */
-function write(what, response, text) {
-  const key = `${what} ${response.id}`;
-  if (!(key in drafts)) keepDraft(key, text);
-  draw();
-  focusDraft(talk, key);
-}
-
 async function saveEdit(response, text) {
   const changed = text.trim() !== (response.edit || response.text);
   const answer = changed ? await call("edit", response.id, text) : {};
@@ -229,9 +221,9 @@ function card(turn, response, index, ranks) {
       {},
       action("up", `icon${response.rating === 5 ? " on" : ""}`, "Good answer", () => rate(response, 5), { "aria-pressed": String(response.rating === 5) }),
       action("down", `icon${response.rating === 1 ? " on" : ""}`, "Bad answer", () => rate(response, 1), { "aria-pressed": String(response.rating === 1) }),
-      action("pen", "icon edit", "Rewrite it", () => write("edit", response, response.edit || response.text)),
+      action("pen", "icon edit", "Rewrite it", () => openDraft(talk, `edit ${response.id}`, response.edit || response.text, draw)),
       action("tag", "icon tag-it", "Tag it", () => ((tagging = tagging === response.id ? null : response.id), draw()), { "aria-expanded": String(tagging === response.id) }),
-      action("remark", "icon remark", "Comment on it", () => write("comment", response, response.comment || "")),
+      action("remark", "icon remark", "Comment on it", () => openDraft(talk, `comment ${response.id}`, response.comment || "", draw)),
       action("copy", "icon copy", "Copy it", () => copy(response.edit || response.text)),
       turn.last && el("button", { class: "go-on", title: t("The conversation goes on from this answer"), onclick: () => goOn(turn, response) }, t(chosen ? "Goes on ✓" : "Go on with this")),
     ),

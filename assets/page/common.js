@@ -143,6 +143,13 @@ function keepDraft(key, text) {
   sessionStorage.setItem("drafts", JSON.stringify(drafts));
 }
 
+/** Begin a draft, or go on with it, in the field that `draw` shows in `node`. */
+function openDraft(node, key, text, draw) {
+  if (!(key in drafts)) keepDraft(key, text);
+  draw();
+  focusDraft(node, key);
+}
+
 /** A field that holds the draft `key`, and its buttons: [area, the rest]. Ctrl + Enter saves, Escape gives it up. */
 function writing(key, label, name, save, leave) {
   const area = el("textarea", { rows: 5, "aria-label": label, "data-draft": key });

@@ -104,10 +104,7 @@ function rank(index, tie) {
 
 function rewrite() {
   const response = item.responses[focus];
-  const key = `edit ${response.id}`;
-  if (!(key in drafts)) keepDraft(key, response.edit || response.text);
-  draw();
-  focusDraft(itemBox, key);
+  openDraft(itemBox, `edit ${response.id}`, response.edit || response.text, draw);
 }
 
 async function saveEdit(response, text) {
