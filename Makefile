@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock
 
-.PHONY: studio test slow lint format bench screenshots pocket clean
+.PHONY: studio test test-gpu slow lint format bench screenshots pocket clean
 
 studio: $(VENV)/.ready
 	@$(BIN)/rlhf-studio
@@ -14,6 +14,10 @@ test: $(VENV)/.ready-test
 
 slow: $(VENV)/.ready-test
 	@$(BIN)/python -m pytest -m slow
+
+# What only a CUDA GPU can show.
+test-gpu: $(VENV)/.ready-test
+	@STUDIO_TEST_GPU=1 $(BIN)/python -m pytest tests/gpu
 
 lint: $(VENV)/.ready-test
 	@$(BIN)/ruff check .

@@ -1,11 +1,12 @@
 """PPO: ours against trl's PPOTrainer, same base, prompts, reward model, LoRA rank, batch, lengths, epochs and threads.
 
-    python benchmarks/ppo_vs_trl.py [--length ragged|fixed] [--updates 10] [--seeds 3]
+    python benchmarks/ppo_vs_trl.py [--length ragged|fixed|0.5B] [--updates 10] [--seeds 3]
 
 ragged: the pocket model, whose answers end by themselves. fixed: a random Llama of 5 million parameters, which as
-good as never ends. Each side runs in a process of its own, A B A B; seconds are of the training call alone, memory is
-the highest above what interpreter and libraries take. Both learn from one reward model (trl's copy has the adapter
-merged), and both policies are then judged by it on held-out prompts with the same sampler.
+good as never ends. 0.5B: a random model of Qwen2.5-0.5B's shape in bf16, on a GPU, 128 tokens an answer. Each side
+runs in a process of its own, A B A B; seconds are of the training call alone, memory is the highest above what
+interpreter and libraries take (on a GPU, what torch holds there). Both learn from one reward model (trl's copy has the
+adapter merged), and both policies are then judged by it on held-out prompts with the same sampler.
 """
 
 import json
@@ -17,10 +18,21 @@ from statistics import median
 
 import click
 import torch
-from sides import alternate, line, middle, peak, resident
+from sides import GPU, alternate, line, middle, peak, resident
 
 BATCH, MINIBATCHES, EPOCHS, NEW_TOKENS, RANK, RATE, KL = 32, 2, 4, 48, 16, 4e-4, 0.05
 JUDGED = 160  # held-out prompts
+DTYPE = torch.bfloat16 if GPU else torch.float32
+GOALS = {"ragged": 5.0, "fixed": 3.5, "0.5B": 4.0}
+
+
+def new_tokens(folder: Path) -> int:
+    return NEW_TOKENS if judging(folder) else 128
+
+
+def judging(folder: Path) -> bool:
+    """Whether it matters what is learned: a random model of 0.5B has nothing to learn."""
+    return not (folder / "0.5B").exists()
 
 
 def asked(name: str) -> list[list[dict]]:
@@ -45,8 +57,14 @@ def prepare(folder: Path, length: str) -> None:
     from engine.sampling.settings import Sampling
 
     pocket = load_base("pocket")
-    model = pocket.model if length == "ragged" else new_model(pocket.tokenizer, 256, 5, 512, seed=0)
-    model.float().save_pretrained(folder / "base")
+    if length == "0.5B":
+        from gpu import random_model
+
+        model = random_model(length)
+        (folder / length).touch()
+    else:
+        model = pocket.model if length == "ragged" else new_model(pocket.tokenizer, 256, 5, 512, seed=0)
+    model.to(DTYPE).save_pretrained(folder / "base")
     pocket.tokenizer.save_pretrained(folder / "base")
     roles = Roles(load_base(str(folder / "base")))
     if length == "ragged":
@@ -64,10 +82,10 @@ def prepare(folder: Path, length: str) -> None:
         torch.nn.init.normal_(head.weight, generator=torch.Generator().manual_seed(0))
         reward = RewardModel(roles, [("reward", head)])
     reward.opener = []  # trl reads the last token of the answer, so ours does here too
-    normalise(reward, None, asked("everyday")[:64], Sampling(max_new_tokens=NEW_TOKENS), 0)
+    normalise(reward, None, asked("everyday")[:64], Sampling(max_new_tokens=new_tokens(folder)), 0)
     reward.save(folder / "ours")
     head = reward.members[0][1]
-    judge = AutoModelForSequenceClassification.from_pretrained(folder / "base", num_labels=1, dtype=torch.float32)
+    judge = AutoModelForSequenceClassification.from_pretrained(folder / "base", num_labels=1, dtype=DTYPE)
     with roles.answering("reward") as acting:
         judge.get_decoder().load_state_dict(
             {k.replace("base_layer.", ""): v for k, v in acting.get_decoder().state_dict().items() if "lora_" not in k}
@@ -97,7 +115,7 @@ def ours(folder: Path, updates: int, seed: int) -> dict:
     roles.add("policy", rank=RANK, seed=seed)
     config = PPOConfig(
         updates=updates, episodes=BATCH, epochs=EPOCHS, minibatches=MINIBATCHES, learning_rate=RATE, rank=RANK,
-        max_new_tokens=NEW_TOKENS, kl_coefficient=KL, improbable_penalty=0.0, missing_eos_penalty=0.0,
+        max_new_tokens=new_tokens(folder), kl_coefficient=KL, improbable_penalty=0.0, missing_eos_penalty=0.0,
         seed=seed,
     )  # fmt: skip
     seen = []
@@ -110,8 +128,10 @@ def ours(folder: Path, updates: int, seed: int) -> dict:
     train_ppo(roles, reward, asked("everyday"), config, context=Watch())
     seconds = time.perf_counter() - started
     found = {"seconds": seconds, "memory": peak() - before, "length": sum(v["length"] for v in seen) / len(seen)}
+    if not judging(folder):
+        return found
     _, summary = compare(
-        roles, None, "policy", asked("everyday-test")[:JUDGED], Sampling(max_new_tokens=NEW_TOKENS), 0, reward
+        roles, None, "policy", asked("everyday-test")[:JUDGED], Sampling(max_new_tokens=new_tokens(folder)), 0, reward
     )
     return found | {key: summary[key] for key in ("reward_after", "kl")}
 
@@ -124,20 +144,20 @@ def theirs(folder: Path, updates: int, seed: int) -> dict:
 
     before = resident()
     tokenizer = AutoTokenizer.from_pretrained(folder / "base", padding_side="left")
-    policy = AutoModelForCausalLM.from_pretrained(folder / "base", dtype=torch.float32)
+    policy = AutoModelForCausalLM.from_pretrained(folder / "base", dtype=DTYPE)
     value, judge = (
-        AutoModelForSequenceClassification.from_pretrained(folder / name, num_labels=1, dtype=torch.float32)
+        AutoModelForSequenceClassification.from_pretrained(folder / name, num_labels=1, dtype=DTYPE)
         for name in ("base", "theirs")
     )
     with torch.no_grad():
         value.score.weight.zero_()
     prompts = [tokenizer.apply_chat_template(c, add_generation_prompt=True)["input_ids"] for c in asked("everyday")]
     config = PPOConfig(
-        output_dir=str(folder / "trl"), report_to="none", use_cpu=True, bf16=False, per_device_train_batch_size=BATCH,
+        output_dir=str(folder / "trl"), report_to="none", use_cpu=not GPU, bf16=GPU, per_device_train_batch_size=BATCH,
         gradient_accumulation_steps=1, num_mini_batches=MINIBATCHES, num_ppo_epochs=EPOCHS, learning_rate=RATE,
-        total_episodes=updates * BATCH, response_length=NEW_TOKENS, temperature=1.0, kl_coef=KL, stop_token="eos",
-        missing_eos_penalty=None, num_sample_generations=0, save_strategy="no", seed=seed, disable_tqdm=True,
-        gradient_checkpointing=False, eval_strategy="no",
+        total_episodes=updates * BATCH, response_length=new_tokens(folder), temperature=1.0, kl_coef=KL,
+        stop_token="eos", missing_eos_penalty=None, num_sample_generations=0, save_strategy="no", seed=seed,
+        disable_tqdm=True, gradient_checkpointing=False, eval_strategy="no",
     )  # fmt: skip
     rows = Dataset.from_dict({"input_ids": prompts})
     trainer = PPOTrainer(
@@ -148,7 +168,7 @@ def theirs(folder: Path, updates: int, seed: int) -> dict:
     started = time.perf_counter()
     trainer.train()
     found = {"seconds": time.perf_counter() - started, "memory": peak() - before}
-    return found | judged(folder, trainer.model.policy)
+    return found | (judged(folder, trainer.model.policy) if judging(folder) else {})
 
 
 def judged(folder: Path, trained: torch.nn.Module) -> dict:
@@ -168,13 +188,13 @@ def judged(folder: Path, trained: torch.nn.Module) -> dict:
         for to, start in zip(roles.parameters("policy"), learned, strict=True):
             to.copy_(start)
     _, summary = compare(
-        roles, None, "policy", asked("everyday-test")[:JUDGED], Sampling(max_new_tokens=NEW_TOKENS), 0, reward
+        roles, None, "policy", asked("everyday-test")[:JUDGED], Sampling(max_new_tokens=new_tokens(folder)), 0, reward
     )
     return {key: summary[key] for key in ("reward_after", "kl")}
 
 
 @click.command()
-@click.option("--length", type=click.Choice(["ragged", "fixed"]), default="ragged", show_default=True)
+@click.option("--length", type=click.Choice(list(GOALS)), default="ragged", show_default=True)
 @click.option("--updates", default=10, show_default=True)
 @click.option("--seeds", default=3, show_default=True)
 @click.option("--side", type=click.Choice(["ours", "trl"]), hidden=True)
@@ -190,7 +210,7 @@ def main(length: str, updates: int, seeds: int, side: str | None, seed: int, fol
     for key, row in ((side, row) for side, rows in found.items() for row in rows):
         click.echo(json.dumps({"side": key, **row}))
     speed = [updates * BATCH / middle(found[side], "seconds") for side in ("ours", "trl")]
-    goal = {"ragged": 5.0, "fixed": 3.5}[length]
+    goal = GOALS[length]
     line(
         f"PPO, {length} length, episodes/s",
         *speed,

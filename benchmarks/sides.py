@@ -8,6 +8,9 @@ from statistics import median
 from typing import Any
 
 import psutil
+import torch
+
+GPU = torch.cuda.is_available()
 
 
 def alternate(script: str, sides: tuple[str, ...], seeds: list[int], *options: str) -> dict[str, list[dict]]:
@@ -34,12 +37,16 @@ def middle(rows: list[dict], key: str) -> float:
 
 
 def resident() -> float:
-    """Megabytes in memory now."""
+    """Megabytes in memory now; on a GPU what torch holds there."""
+    if GPU:
+        return torch.cuda.memory_reserved() / 2**20
     return psutil.Process().memory_info().rss / 2**20
 
 
 def peak() -> float:
-    """Megabytes in memory at most so far. Linux's own count, which misses no short peak."""
+    """Megabytes in memory at most so far. Linux's own count, which misses no short peak; torch's on a GPU."""
+    if GPU:
+        return torch.cuda.max_memory_reserved() / 2**20
     import resource
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

@@ -4,6 +4,8 @@ import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+if "STUDIO_TEST_GPU" not in os.environ:  # what is tested on a CPU is the same on every machine; tests/gpu has the rest
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
 if "PYTEST_XDIST_WORKER" in os.environ:  # each core has a worker of its own already
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 

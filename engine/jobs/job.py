@@ -14,7 +14,7 @@ from engine.models.load import choose_device, free_memory, load_base
 from engine.models.precision import choose
 from engine.models.roles import Roles
 from engine.models.shape import shape_of
-from engine.sampling.steps import check
+from engine.sampling.ways import check
 from engine.store import models, runs
 from engine.store.db import Store
 from engine.training.context import Context

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 GROUPS, GROUP = 4, 4  # attention sees rows in so many groups of like length at most, of so many rows at least
+GROUPS_ON_GPU = 1  # where starting an operation takes longer than computing for padding
 
 
 class Layout(NamedTuple):
@@ -43,7 +44,8 @@ def lay_out(ids: Tensor, mask: Tensor) -> Layout:
 
     cells = np.empty(new.shape, np.int64)
     groups, before = [], 0
-    for group in np.array_split(np.argsort(lengths, kind="stable"), max(1, min(GROUPS, len(rows) // GROUP))):
+    most = GROUPS_ON_GPU if ids.is_cuda else GROUPS
+    for group in np.array_split(np.argsort(lengths, kind="stable"), max(1, min(most, len(rows) // GROUP))):
         wide = int(lengths[group].max())
         groups.append(nodes[group, :wide])
         cells[group, :wide] = before + np.arange(len(group) * wide).reshape(len(group), wide)

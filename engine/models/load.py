@@ -16,6 +16,7 @@ from engine.machine import Precision
 from engine.models import precision as precisions
 from engine.models.chat import end_of_turn
 from engine.models.find import find_base, fingerprint
+from engine.models.norms import fuse_norms
 from engine.models.shape import Shape, shape_of
 
 PRECISIONS = get_args(Precision)
@@ -106,6 +107,8 @@ def load_base(name: str, precision: str = "auto", device: torch.device | None = 
         _keep_trainable(model)
     model.requires_grad_(False)
     model.eval()
+    if device.type == "cuda":
+        fuse_norms(model)
     _ensure_pad(tokenizer)
     reach = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     tokenizer.model_max_length = min(tokenizer.model_max_length, reach or tokenizer.model_max_length)

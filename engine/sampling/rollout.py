@@ -4,7 +4,7 @@ One decode loop serves rollouts and chat. Each row draws from random numbers of 
 the same whatever else is in the batch; finished rows leave the batch.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from engine.models.states import logits_of
 from engine.sampling.settings import Sampling
-from engine.sampling.steps import steps_of
+from engine.sampling.ways import steps_of
 
 
 @dataclass
@@ -62,6 +62,26 @@ def _truncate(probabilities: Tensor, sampling: Sampling) -> Tensor:
     return torch.zeros_like(probabilities).scatter(-1, index, ordered)
 
 
+CHUNK = 512  # tokens whose probabilities are summed before it is looked for one among them
+
+
+def _inverted(p: Tensor, uniform: Tensor) -> Tensor:
+    """[rows], the token at the share `uniform` [rows] of the cumulative sum of p [rows, vocabulary], in float64.
+
+    First the chunk, then the token in it: a running sum over a vocabulary is slow, on a GPU above all.
+    """
+    chunks = torch.nn.functional.pad(p, (0, -p.shape[-1] % CHUNK)).unflatten(-1, (-1, CHUNK))
+    sums = chunks.sum(-1, dtype=torch.float64)
+    upto = sums.cumsum(-1)
+    target = uniform.double().unsqueeze(-1) * upto[:, -1:]
+    chunk = torch.searchsorted(upto, target, right=True).clamp_max(sums.shape[-1] - 1)
+    inside = chunks.take_along_dim(chunk.unsqueeze(-1), 1).squeeze(1).double().cumsum(-1)
+    # Rounding may put the target just outside of the chunk, where no token may be drawn.
+    target = (target - (upto - sums).gather(-1, chunk)).clamp_min(0).minimum(inside[:, -1:] * (1 - 1e-12))
+    token = chunk * CHUNK + torch.searchsorted(inside, target, right=True)
+    return token.squeeze(-1).clamp_max(p.shape[-1] - 1)  # where a probability is no number
+
+
 def draw(logits: Tensor, uniform: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
     """(token [rows], its log-probability [rows]) from logits [rows, vocabulary] and uniform [rows] in [0, 1).
 
@@ -72,10 +92,24 @@ def draw(logits: Tensor, uniform: Tensor, sampling: Sampling) -> tuple[Tensor, T
         token = log_probs.argmax(-1)
     else:
         log_probs = torch.log_softmax(logits.float() / sampling.temperature, -1)
-        cumulative = _truncate(log_probs.exp(), sampling).double().cumsum(-1)
-        target = uniform.double().unsqueeze(-1) * cumulative[..., -1:]
-        token = torch.searchsorted(cumulative, target, right=True).squeeze(-1).clamp_max(logits.shape[-1] - 1)
+        token = _inverted(_truncate(log_probs.exp(), sampling), uniform)
     return token, log_probs.gather(-1, token.unsqueeze(-1)).squeeze(-1)
+
+
+def _on_its_way(found: Tensor) -> Callable[[], list]:
+    """What gives the numbers of `found`. On a GPU they are under way while it computes on."""
+    if not found.is_cuda:
+        return found.tolist
+    here = torch.empty(found.shape, dtype=found.dtype, pin_memory=True)
+    here.copy_(found, non_blocking=True)
+    arrived = torch.cuda.Event()
+    arrived.record()
+
+    def numbers() -> list:
+        arrived.synchronize()
+        return here.tolist()
+
+    return numbers
 
 
 class Step(NamedTuple):
@@ -84,7 +118,8 @@ class Step(NamedTuple):
     rows: list[int]
     tokens: list[int]
     log_probs: list[float]
-    states: Tensor  # [rows, width], the hidden states that the tokens were drawn from
+    hidden: Tensor  # [places, width], the hidden states that tokens were drawn from
+    places: list[int]  # of the rows in `hidden`
 
 
 @torch.no_grad()
@@ -99,27 +134,33 @@ def decode_steps(
     uniform = torch.stack(
         [torch.rand(sampling.max_new_tokens, generator=torch.Generator().manual_seed(s)) for s in seeds]
     ).to(device)
-    stops = torch.tensor(stop, device=device)
-    rows = torch.arange(len(prompts), device=device)
-    live = torch.ones(len(prompts), dtype=torch.bool, device=device)
     different = {prompt: i for i, prompt in enumerate(dict.fromkeys(map(tuple, prompts)))}
     hidden, steps = steps_of(model, *pad_left(list(map(list, different)), pad_id, device), sampling.max_new_tokens)
     if len(different) < len(prompts):
         copies = torch.tensor([different[tuple(prompt)] for prompt in prompts], device=device)
         steps.keep(copies)
         hidden = hidden[copies]
+    rows = list(range(len(prompts)))  # which row stands in each place
+    places = rows  # those whose rows are still going
     for step in range(sampling.max_new_tokens):
-        tokens, log_probs = draw(logits_of(model, hidden), uniform[rows, step], sampling)
-        yield Step(rows[live].tolist(), tokens[live].tolist(), log_probs[live].tolist(), hidden[live])
-        live = live & ~torch.isin(tokens, stops)
-        if not live.any() or step + 1 == sampling.max_new_tokens:
+        tokens, log_probs = draw(logits_of(model, hidden), uniform[:, step], sampling)
+        numbers = _on_its_way(torch.stack([tokens.double(), log_probs.double()]))
+        last = step + 1 == sampling.max_new_tokens
+        after = steps.next(tokens) if steps.ahead and not last else None
+        ids, scores = numbers()
+        yield Step(
+            [rows[i] for i in places], [int(ids[i]) for i in places], [scores[i] for i in places], hidden, places
+        )
+        places = [i for i in places if int(ids[i]) not in stop]
+        if not places or last:
             return
-        # Leaving costs a copy of the cache, so rows leave when a quarter of the batch is done.
-        if live.sum() <= 0.75 * len(live):
-            kept = live.nonzero().squeeze(-1)
+        if len(places) <= steps.leaving * len(rows):
+            kept = torch.tensor(places, device=device)
             steps.keep(kept)
-            rows, tokens, live = rows[kept], tokens[kept], live[kept]
-        hidden = steps.next(tokens)
+            rows, places = [rows[i] for i in places], list(range(len(places)))
+            uniform, tokens = uniform[kept], tokens[kept]
+            after = None if after is None else after[kept]
+        hidden = steps.next(tokens) if after is None else after
 
 
 def as_rollout(
@@ -166,7 +207,8 @@ def rollout(
             kept.append(step)
     drawn = as_rollout(prompts, tokens, stop, pad_id, next(model.parameters()).device, log_probs)
     if kept:
-        drawn.states = kept[0].states.new_zeros(*drawn.response_mask.shape, kept[0].states.shape[-1])
+        drawn.states = kept[0].hidden.new_zeros(*drawn.response_mask.shape, kept[0].hidden.shape[-1])
         for at, step in enumerate(kept):
-            drawn.states[torch.tensor(step.rows, device=drawn.states.device), at] = step.states
+            rows, places = torch.tensor([step.rows, step.places], device=drawn.states.device)
+            drawn.states[rows, at] = step.hidden[places]
     return drawn

@@ -16,6 +16,7 @@ from engine.models.find import find_base, fingerprint
 from engine.models.heads import RewardHead
 from engine.models.load import DTYPES, load_base
 from engine.models.lora import lean
+from engine.models.norms import fuse_norms
 from engine.models.roles import Roles
 from engine.models.states import logits_of, real_states, states_at
 from engine.sampling.answers import answer
@@ -115,6 +116,16 @@ def test_states_and_logits_of_other_families(name, more):
         ids = torch.arange(3, 13).view(2, 5)
         plain = torch.cat([model(ids[i : i + 1, mask[i]]).logits[0] for i in range(2)])
         assert torch.allclose(logits_of(model, real_states(model, ids, mask)), plain, atol=1e-4)
+
+
+@pytest.mark.parametrize(("family", "fused"), [("Llama", 5), ("Qwen3", 9), ("Gemma2", 0), ("OPT", 0)])
+def test_norms_are_fused_where_it_is_the_same(family, fused):
+    model = family_model(family, **({"head_dim": 8} if family != "OPT" else {"ffn_dim": 48, "word_embed_proj_dim": 32}))
+    before = plain_logits(model)
+    fuse_norms(model)
+    assert torch.allclose(plain_logits(model), before, atol=1e-4)
+    kinds = [type(m) for m in model.modules()]
+    assert sum(kind.__name__.endswith("RMSNorm") and kind.__qualname__.endswith("Fused") for kind in kinds) == fused
 
 
 def test_answering_is_acting_faster_and_leaves_the_weights_as_they_were(family_roles):

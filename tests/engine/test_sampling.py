@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from engine.errors import UserError
-from engine.sampling.rollout import decode_steps, draw, rollout
+from engine.sampling.rollout import CHUNK, decode_steps, draw, rollout
 from engine.sampling.settings import Sampling
 from engine.training.passes import response_pass
 from tests.conftest import tiny_model
@@ -76,6 +76,26 @@ def test_drawing_follows_the_distribution():
     expected = torch.softmax(logits / 0.5, -1)
     assert torch.allclose(torch.bincount(tokens, minlength=4) / 100_000, expected, atol=0.01)
     assert torch.allclose(log_probs, expected.log()[tokens], atol=1e-5)
+
+
+@pytest.mark.parametrize("vocabulary", [4, CHUNK, 1300])
+def test_a_token_is_where_the_cumulative_sum_passes_the_random_number(vocabulary):
+    generator = torch.Generator().manual_seed(0)
+    logits = 3 * torch.randn(2000, vocabulary, generator=generator)
+    logits[:, ::3] = -torch.inf
+    uniform = torch.rand(2000, generator=generator)
+    uniform[:2] = torch.tensor([0.0, 1 - 2**-24])
+    tokens, log_probs = draw(logits, uniform, Sampling())
+    p = torch.softmax(logits, -1).double()
+    upto = p.cumsum(-1).gather(-1, tokens.unsqueeze(-1)).squeeze(-1) / p.sum(-1)
+    chance = p.gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
+    assert bool((chance > 0).all()) and torch.allclose(log_probs.double(), chance.log(), atol=1e-5)
+    assert bool((uniform < upto + 1e-6).all() and (uniform > upto - chance - 1e-6).all())
+
+
+def test_numbers_that_are_none_end_no_process():
+    tokens, _ = draw(torch.full((2, 1300), torch.nan), torch.rand(2), Sampling())
+    assert bool((tokens < 1300).all())
 
 
 @pytest.mark.parametrize(

@@ -28,11 +28,11 @@ def policy_on(folder, rank=8):
 
 
 @torch.no_grad()
-def shake(roles, role):
+def shake(roles, role, scale=0.1):
     """Give a fresh adapter, which changes nothing yet, weights that do."""
     generator = torch.Generator().manual_seed(1)
     for p in roles.parameters(role):
-        p.add_(0.1 * torch.randn(p.shape, generator=generator))
+        p.add_(scale * torch.randn(p.shape, generator=generator).to(p))
 
 
 @torch.no_grad()

@@ -1,0 +1,248 @@
+"""The step on a GPU: recorded once, as a CUDA graph, and played back for every token.
+
+A step is several hundred small operations, and a host that starts them one by one takes longer than the GPU that
+computes them. A graph starts all of them in one call, but does the same to the same memory each time. So rows stand
+in a `Room` whose memory stays from one batch of answers to the next; how far they are is read from memory; and
+linear layers that read the same are one product. Anywhere but on a GPU the same is computed without a record.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import linear
+
+from engine.models.lora import active
+from engine.sampling.blocks import Block, Linears, Turns, norm
+from engine.sampling.steps import OwnSteps
+
+ALIGNED = 64  # a room's width is a multiple: attention's kernels want one, and prompts may be a little longer next time
+
+
+class Stacked(Linears):
+    """Linear layers that read the same, as one: y = x W^T + b + s (x A^T) B^T with W, b, A and B of all of them.
+
+    W is where the layers' own weights lie from now on, and A lies below it, so that x W^T and x A^T are one product.
+    4-bit weights stay where they are. B has zeros where one layer's output would see another's x A^T.
+    """
+
+    def __init__(self, layers: list[Any]):
+        super().__init__(layers)
+        self.bases = [getattr(layer, "base_layer", layer) for layer in layers]
+        self.sizes = [base.out_features for base in self.bases]
+        self.out, self.ranks = sum(self.sizes), ranks(layers)
+        self.weight: Tensor | None = None
+        self.bias: Tensor | None = None
+        if all(type(base) is nn.Linear and not base.weight.requires_grad for base in self.bases):
+            self.weight = _side_by_side([base.weight for base in self.bases], self.ranks)
+            if any(base.bias is not None for base in self.bases):
+                self.bias = self.weight.new_zeros(len(self.weight))
+        self.adapters: dict[tuple, tuple[Tensor, Tensor]] = {}  # (A, B) by their kind
+        self.kind: tuple = ()  # (rank, scale) of the adapter that is on; () for none
+
+    def refresh(self, like: Tensor) -> None:
+        """Take what biases and the adapter's weights are now, in the precision of `like`."""
+        if self.bias is not None:
+            parts = self.bias[: self.out].split(self.sizes)
+            for part, bias in ((part, base.bias) for part, base in zip(parts, self.bases, strict=True)):
+                if bias is not None:
+                    part.copy_(bias)
+        found = [active(layer) for layer in self.layers]
+        adapters = [pair for pair in found if pair]
+        self.kind = ()
+        if not adapters:
+            return
+        kinds = {(len(a), scale) for a, _, scale in adapters}
+        if len(kinds) > 1 or len(adapters) < len(found):
+            raise ValueError("layers that read the same have adapters that differ")
+        (self.kind,) = kinds
+        a, b = torch.cat([a for a, _, _ in adapters]), torch.block_diag(*(b for _, b, _ in adapters))
+        if self.kind not in self.adapters:
+            below = a.to(like.dtype) if self.weight is None else self.weight[self.out : self.out + len(a)]
+            self.adapters[self.kind] = (below, torch.empty_like(b, dtype=like.dtype))
+        for place, values in zip(self.adapters[self.kind], (a, b), strict=True):
+            place.copy_(values)
+
+    def together(self, x: Tensor) -> Tensor:
+        a, b = self.adapters[self.kind] if self.kind else (None, None)
+        if self.weight is not None:
+            rows = self.out + (0 if a is None else len(a))
+            both = linear(x, self.weight[:rows], None if self.bias is None else self.bias[:rows])
+            y, low = both[:, : self.out], both[:, self.out :]
+        else:
+            parts = [base(x) for base in self.bases]
+            y = torch.cat(parts, -1) if len(parts) > 1 else parts[0]
+            low = y if a is None else x @ a.t()
+        return y if b is None else y.addmm_(low, b.t(), alpha=self.kind[1])
+
+    def apart(self, x: Tensor) -> Sequence[Tensor]:
+        return self.together(x).split(self.sizes, -1)
+
+
+def ranks(layers: list[Any]) -> int:
+    """How many rows the largest adapters of `layers` have, their A one below the other."""
+    return sum(max((len(a.weight) for a in getattr(layer, "lora_A", {}).values()), default=0) for layer in layers)
+
+
+def _side_by_side(weights: list[nn.Parameter], more: int) -> Tensor:
+    """The weights [out, in] one above the other with room for `more` rows; each is a part of the whole from now on."""
+    out = sum(map(len, weights))
+    whole = weights[0].new_zeros(out + more, weights[0].shape[1])
+    for weight, part in zip(weights, whole[:out].split([len(weight) for weight in weights]), strict=True):
+        weight.data = part.copy_(weight.data)
+    return whole
+
+
+class Stacks:
+    """A model's blocks, their linear layers stacked."""
+
+    def __init__(self, model: Any):
+        self.layers = list(model.get_decoder().layers)
+        self.blocks = [Block(layer, Stacked) for layer in self.layers]
+        self.known = self._weights()
+
+    def _weights(self) -> list[tuple[int, int, int]]:
+        """Which linear layers the model has, where their weights lie and how large their adapters are: an adapter that
+        comes first or goes last replaces the layers, and one that is folded in the weights."""
+        parts = [part for layer in self.layers for part in Block(layer).linears]
+        return [
+            (id(layer), getattr(layer, "base_layer", layer).weight.data_ptr(), ranks([layer]))
+            for part in parts
+            for layer in part.layers
+        ]
+
+    def still_fit(self) -> bool:
+        return self.known == self._weights()
+
+    @property
+    def parts(self) -> list[Any]:
+        return [part for block in self.blocks for part in block.linears]
+
+
+class Room:
+    """Where the rows of a model's answers stand: `rows` of `width` tokens at most."""
+
+    def __init__(self, model: Any, stacks: Stacks, rows: int, width: int, like: Tensor):
+        decoder = model.get_decoder()
+        self.embed, self.norm, self.stacks = decoder.embed_tokens, decoder.norm, stacks
+        self.rows, self.width = rows, width
+        heads, head = like.shape[1], like.shape[-1]
+        self.cache = [like.new_zeros(rows, 2 * heads, width, head) for _ in stacks.blocks]  # keys, then values
+        self.turns = Turns(decoder, stacks.blocks[0], like, width)
+        self.tokens = torch.zeros(rows, dtype=torch.long, device=like.device)
+        self.padding = torch.zeros_like(self.tokens)  # columns to the left of each row's prompt
+        self.at = torch.zeros(1, dtype=torch.long, device=like.device)  # the column that is written now
+        self.columns = torch.arange(width, device=like.device)
+        self.recorded: dict[tuple, tuple[Any, Tensor]] = {}  # (graph, what it leaves), by rows and adapters
+        self.user: Any = None  # whose rows stand here now
+
+    def refresh(self) -> None:
+        for part in self.stacks.parts:
+            part.refresh(self.turns.cos)
+
+    def step(self, rows: int) -> Tensor:
+        """The last hidden states [rows, width] of the first `rows` rows after their `tokens`, in column `at`."""
+        padding = self.padding[:rows]
+        cos, sin = self.turns.at((self.at - padding).clamp_min(0))
+        seen = (self.columns >= padding.unsqueeze(-1)) & (self.columns <= self.at)
+        mask = torch.zeros_like(seen, dtype=cos.dtype).masked_fill(~seen, -torch.inf)[:, None, None]
+        x = self.embed(self.tokens[:rows])
+        for block, whole in zip(self.stacks.blocks, self.cache, strict=True):
+
+            def cache(new: Tensor, whole: Tensor = whole[:rows]) -> tuple[Tensor, Tensor]:
+                whole.index_copy_(2, self.at, new.unsqueeze(2))
+                keys, values = whole.chunk(2, 1)
+                return keys, values
+
+            x = block(x, cos, sin, mask, cache)
+        return norm(self.norm, x)
+
+    def play(self, rows: int) -> Tensor:
+        """`step`, recorded where that was not done before."""
+        if not self.at.is_cuda:
+            return self.step(rows)
+        kind = (rows, *(part.kind for part in self.stacks.parts))
+        if kind not in self.recorded:
+            self.recorded[kind] = self._record(rows)
+        graph, out = self.recorded[kind]
+        graph.replay()
+        return out
+
+    def _record(self, rows: int) -> tuple[Any, Tensor]:
+        aside = torch.cuda.Stream()
+        aside.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(aside):
+            self.step(rows)  # libraries set themselves up the first time; the same column is written again after it
+        torch.cuda.current_stream().wait_stream(aside)
+        graph = torch.cuda.CUDAGraph()
+        pool = next((g.pool() for g, _ in self.recorded.values()), None)  # only one is played at a time
+        with torch.cuda.graph(graph, pool=pool):
+            out = self.step(rows)
+        return graph, out
+
+
+_rooms: WeakKeyDictionary[Any, Room] = WeakKeyDictionary()
+
+
+def _room(model: Any, rows: int, width: int, like: Tensor) -> Room:
+    """The model's room if it has one that fits and is not twice too wide, else a new one."""
+    room = _rooms.pop(model, None)
+    stacks = room.stacks if room and room.stacks.still_fit() else None
+    if room and stacks:
+        rows = max(rows, room.rows)
+        if rows == room.rows and width <= room.width <= 2 * width:
+            _rooms[model] = room
+            return room
+    room = None  # its memory first
+    _rooms[model] = Room(model, stacks or Stacks(model), rows, width, like)
+    return _rooms[model]
+
+
+def leave_room(model: Any) -> None:
+    """Give back the memory in which answers of `model` stood."""
+    _rooms.pop(model, None)
+
+
+class RecordedSteps:
+    """By a recorded step, going on from prompts that the model's own pass has read. One batch of a model at a time."""
+
+    leaving, ahead = 0.5, True  # what is played has fixed sizes, and reading the weights takes most of the time
+
+    def __init__(self, own: OwnSteps, room: int):
+        self.own: OwnSteps | None = own
+        self.model, self.more = own.model, room
+        self.rows, self.at = len(own.mask), own.mask.shape[-1]
+
+    def _move_in(self, own: OwnSteps) -> None:
+        layers: list[Any] = own.cache.layers
+        width = -(-(self.at + self.more) // ALIGNED) * ALIGNED
+        self.room = _room(self.model, self.rows, width, layers[0].keys)
+        self.room.user = self
+        self.room.refresh()
+        self.size = self.rows
+        self.room.padding[: self.rows] = self.at - 1 - own.positions[:, -1]
+        for layer, whole in zip(layers, self.room.cache, strict=True):
+            for new, part in zip((layer.keys, layer.values), whole.chunk(2, 1), strict=True):
+                part[: self.rows, :, : self.at] = new
+
+    def next(self, tokens: Tensor) -> Tensor:
+        if self.own is not None:
+            self._move_in(self.own)
+            self.own = None
+        if self.room.user is not self:
+            raise RuntimeError("another batch of this model's answers has begun")
+        self.room.tokens[: self.rows] = tokens
+        self.room.at.fill_(self.at)
+        self.at += 1
+        return self.room.play(self.size)[: self.rows].clone()
+
+    def keep(self, rows: Tensor) -> None:
+        self.rows = len(rows)
+        if self.own is not None:
+            self.own.keep(rows)
+            return
+        for whole in (*self.room.cache, self.room.padding):
+            whole[: self.rows] = whole[rows]
+        self.size = min(self.size, 1 << (self.rows - 1).bit_length())  # few sizes, so that few are recorded
