@@ -9,6 +9,7 @@ memory as estimated and as torch counts it.
 PPO against trl is in ppo_vs_trl.py (`--length 0.5B`).
 """
 
+import logging
 import tempfile
 import time
 from collections.abc import Callable
@@ -177,11 +178,8 @@ def large(_: bool) -> None:
     click.echo(f"8B in NF4: {torch.cuda.memory_allocated() / 1e9:.2f} GB, while it was loaded "
                f"{torch.cuda.max_memory_reserved() / 1e9:.2f}")  # fmt: skip
     prompts = [[{"role": "user", "content": p}] for p in load_prompts("everyday")]
-    text = " ".join(["and so it went on"] * 40)
-    rankings = [
-        Ranking((("user", p[0]["content"]),), tuple(f"{text} {i}" for i in range(4)), (1, 2, 3, 4), (True,) * 4)
-        for p in prompts[:16]
-    ]
+    texts = tuple(" ".join([f"{first}, and so it went on"] * 40) for first in ("This", "That", "One", "All"))
+    rankings = [Ranking((("user", p[0]["content"]),), texts, (1, 2, 3, 4), (True,) * 4) for p in prompts[:16]]
 
     def ppo(roles: Roles, config: RunConfig) -> None:
         roles.add("policy", rank=config.ppo.rank)
@@ -192,9 +190,9 @@ def large(_: bool) -> None:
 
     sizes = {"episodes": LARGE_ROWS, "minibatches": 2, "max_new_tokens": LARGE_NEW, "updates": 2, "epochs": 2}
     asked = read_config({"precision": "nf4", "ppo": sizes, "reward": {"epochs": 1, "min_steps": 0, "batch": 4}})
-    works = (("ppo", ppo, LARGE_NEW), ("reward", reward, len(base.tokenizer(text)["input_ids"])))
+    works = (("ppo", ppo, LARGE_NEW), ("reward", reward, len(base.tokenizer(texts[0])["input_ids"])))
     for stage, work, answer in works:
-        config, _ = fitted(shape, asked, (stage,), "bf16", CARD)
+        config, _ = fitted(shape, asked, (stage,), "bf16", CARD, "cuda")
         roles = Roles(base)
         if config.recompute == "always":
             roles.recompute()
@@ -203,9 +201,11 @@ def large(_: bool) -> None:
         started = time.perf_counter()
         work(roles, config)
         taken, found = time.perf_counter() - started, torch.cuda.max_memory_allocated()
-        told = memory(shape, config, stage, "nf4", "bf16", prompt=13, answer=answer)["total"]
-        click.echo(f"{stage}: {taken:.1f} s, {getattr(config, stage).micro_batch} rows at a time, blocks computed again: "
-                   f"{config.recompute}, {torch.cuda.max_memory_reserved() / 1e9:.2f} GB reserved")  # fmt: skip
+        told = memory(shape, config, stage, "nf4", "bf16", prompt=13, answer=answer, device="cuda")["total"]
+        rows, reserved = getattr(config, stage).micro_batch, torch.cuda.max_memory_reserved() / 1e9
+        click.echo(
+            f"{stage}: {taken:.1f} s, {rows} at a time, recompute {config.recompute}, {reserved:.2f} GB reserved"
+        )
         line(f"8B in NF4, {stage}, GB told and measured", told / 1e9, found / 1e9, told / found, "within 15%",
              abs(told / found - 1) <= 0.15)  # fmt: skip
         for role in roles.names():
@@ -219,6 +219,7 @@ PARTS = {"rollouts": rollouts, "large": large}
 @click.argument("parts", nargs=-1, type=click.Choice(list(PARTS)))
 @click.option("--peers", is_flag=True, help="Also time transformers, and our own steps one operation at a time.")
 def main(parts: tuple[str, ...], peers: bool) -> None:
+    logging.basicConfig(level=logging.INFO, format="%(message)s")  # why a faster way was not taken
     if not torch.cuda.is_available():
         raise click.ClickException("This needs a CUDA GPU.")
     for part in parts or PARTS:

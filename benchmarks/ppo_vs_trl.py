@@ -78,7 +78,7 @@ def prepare(folder: Path, length: str) -> None:
         reward, _ = train_reward(roles, rankings, [], RewardConfig(gates=0))  # trl's head is linear
     else:
         roles.add("reward", rank=RANK)
-        head = RewardHead(roles.width)
+        head = RewardHead(roles.width).to(roles.base.device)
         torch.nn.init.normal_(head.weight, generator=torch.Generator().manual_seed(0))
         reward = RewardModel(roles, [("reward", head)])
     reward.opener = []  # trl reads the last token of the answer, so ours does here too

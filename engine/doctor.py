@@ -54,7 +54,7 @@ def diagnose(workspace: Workspace) -> dict:
         "precision": usual,
         "precision_small": precisions.fastest(None, kind),
         "memory": {"total": round(total, 1), "free": round(free, 1)},
-        "fits": _fits(usual, free * 2**30),
+        "fits": _fits(usual, free * 2**30, kind),
         "disk_free": round(disk, 1),
         "workspace": str(workspace.folder),
         "versions": versions,
@@ -62,7 +62,7 @@ def diagnose(workspace: Workspace) -> dict:
     }
 
 
-def _fits(usual: str, free: float) -> list[dict]:
+def _fits(usual: str, free: float, device: str) -> list[dict]:
     """Known models that can be improved here, by the estimate: {"model", "precision", "gigabytes"}.
 
     The gigabytes are the least it takes, an answer at a time; with more it is faster.
@@ -71,7 +71,7 @@ def _fits(usual: str, free: float) -> list[dict]:
     for precision in (usual, "nf4"):
         config = read_config({"precision": precision, "reward": {"micro_batch": 1}, "ppo": {"micro_batch": 1}})
         for name, shape in KNOWN.items():
-            needs = estimate.most(shape, config, estimate.stages_of("improve"), usual)
+            needs = estimate.most(shape, config, estimate.stages_of("improve"), usual, device)
             if needs <= estimate.SPARE * free:
                 fitting.append({"model": name, "precision": precision, "gigabytes": round(needs / 1e9, 1)})
     return fitting

@@ -29,6 +29,7 @@ def memory(
     usual: str = "bf16",
     prompt: int = PROMPT,
     answer: int | None = None,
+    device: str = "cpu",
 ) -> dict[str, float]:
     """Bytes at the peak of a stage ("ppo", "reinforce", or one on stored examples), by part, with their "total".
 
@@ -54,7 +55,7 @@ def memory(
     rows = min(rows, settings.micro_batch * (4 if stage == "reward" else 1)) if settings.micro_batch else rows
     tokens = rows * (prompt + answer)
     short = config.recompute == "always"  # of memory: nothing is folded, and what is freed goes back at once
-    folds = online and precision == "float32" and inner * number <= FOLDED_BYTES and not short
+    folds = online and device == "cpu" and precision == "float32" and inner * number <= FOLDED_BYTES and not short
     folded = inner * number if folds else 0.0
     # Computed again on the way back, a block keeps its input until its turn comes.
     whole_blocks, inputs = (1, shape.layers) if short else (shape.layers, 0)
@@ -64,12 +65,14 @@ def memory(
         "optimiser": adapter * (4.0 + 2 * MOMENT[settings.optimizer]),  # gradient and AdamW's two moments
         "cache": cache,
         "folded": folded,
-        "activations": tokens * (whole_blocks * shape.kept + inputs * shape.width) * number,
+        "activations": tokens * (whole_blocks * shape.kept(device) + inputs * shape.width) * number,
         "logits": 0.0 if stage == "reward" else min(rows * answer * shape.vocabulary, LOGITS) * 4.0,
     }
-    # Rollouts and training do not overlap: the peak holds the larger of the cache and of what training keeps.
-    peak = max(parts["cache"] + parts["folded"], parts["activations"] + parts["logits"])
     kept = parts["weights"] + parts["adapters"] + parts["optimiser"]
+    answering, training = parts["cache"] + parts["folded"], parts["activations"] + parts["logits"]
+    # Rollouts and training do not overlap: the peak holds the larger. But on a GPU the cache stays where it is, since
+    # the steps recorded there know it by its place.
+    peak = answering + training if device == "cuda" else max(answering, training)
     return {**parts, "total": kept + peak + (0.0 if short else WORKSPACES)}
 
 
@@ -80,15 +83,15 @@ def stages_of(method: str) -> tuple[str, ...]:
     return (method,) if method in ("reward", "ppo", "reinforce", "sft", "dpo", "kto", "ilql") else ()
 
 
-def most(shape: Shape, config: RunConfig, stages: Sequence[str], usual: str) -> float:
+def most(shape: Shape, config: RunConfig, stages: Sequence[str], usual: str, device: str = "cpu") -> float:
     """Bytes that the hungriest of `stages` takes in `config`'s precision, which must not be "auto"."""
-    return max(memory(shape, config, stage, config.precision, usual)["total"] for stage in stages)
+    return max(memory(shape, config, stage, config.precision, usual, device=device)["total"] for stage in stages)
 
 
 SPARE = 0.9  # share of the free memory that a run is planned into
 
 
-def _part(shape: Shape, config: RunConfig, stage: str, usual: str, free: float) -> int | None:
+def _part(shape: Shape, config: RunConfig, stage: str, usual: str, free: float, device: str) -> int | None:
     """The largest micro-batch, from the one that is set down, with which `stage` stays within `free` bytes; None if
     none does. 0 is for whole batches."""
     settings = getattr(config, stage)
@@ -96,13 +99,13 @@ def _part(shape: Shape, config: RunConfig, stage: str, usual: str, free: float) 
     rows = settings.micro_batch or batch
     for size in [settings.micro_batch] + [rows >> halvings for halvings in range(1, rows.bit_length())]:
         tried = replace(config, **{stage: replace(settings, micro_batch=size)})
-        if memory(shape, tried, stage, tried.precision, usual)["total"] <= free:
+        if memory(shape, tried, stage, tried.precision, usual, device=device)["total"] <= free:
             return size
     return None
 
 
 def fitted(
-    shape: Shape, config: RunConfig, stages: Sequence[str], usual: Precision, free: float
+    shape: Shape, config: RunConfig, stages: Sequence[str], usual: Precision, free: float, device: str = "cpu"
 ) -> tuple[RunConfig, bool]:
     """(`config` with what it leaves to the machine chosen for `free` bytes, whether it fits).
 
@@ -116,7 +119,7 @@ def fitted(
     parts: dict[str, int | None] = {}
     for precision, way in product(precisions, ways):
         config = replace(config, precision=precision, recompute=way)
-        parts = {stage: _part(shape, config, stage, usual, room) for stage in stages}
+        parts = {stage: _part(shape, config, stage, usual, room, device) for stage in stages}
         if None not in parts.values():
             break
     chosen = {s: replace(getattr(config, s), micro_batch=1 if size is None else size) for s, size in parts.items()}

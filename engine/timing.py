@@ -104,7 +104,7 @@ class Clock:
         """Blocks over so many tokens, and the vocabulary for `heads` of them."""
         blocks = self.shape.parameters - self.shape.embedding
         products = 2 * (tokens * blocks + heads * self.shape.vocabulary * self.shape.width)
-        return products / self.speed + 4 * tokens * self.shape.layers * self.shape.kept / TOUCHED
+        return products / self.speed + 4 * tokens * self.shape.layers * self.shape.kept() / TOUCHED
 
     def passing(self, rows: int, heads: bool = True, train: bool = False) -> float:
         """One pass over `rows` prompts with their answers; with `heads`, to the vocabulary too."""

@@ -90,8 +90,8 @@ def fit_to_machine(job: Job) -> None:
     except UserError:
         return  # of a kind that cannot be estimated: whole batches, which are halved should memory run out
     usual = choose(shape, device.type)
-    job.config, fits = estimate.fitted(shape, job.config, stages, usual, free)
-    needs = estimate.most(shape, job.config, stages, usual)
+    job.config, fits = estimate.fitted(shape, job.config, stages, usual, free, device.type)
+    needs = estimate.most(shape, job.config, stages, usual, device.type)
     parts = {stage: size for stage in stages if (size := getattr(job.config, stage).micro_batch)}
     print(
         f"precision {job.config.precision}, about {needs / 1e9:.1f} GB of {free / 1e9:.1f} GB free"

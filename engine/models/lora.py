@@ -27,14 +27,12 @@ def _unpacked(layer: Any, dtype: torch.dtype) -> Tensor:
 class LoraProduct(torch.autograd.Function):
     """x [tokens, in], a linear layer whose weights take no gradient, a [rank, in], b [out, rank] -> [tokens, out].
 
-    a and b are float32, and so are their gradients. near: both in the precision of x.
+    a and b are float32, and so are their gradients.
     """
 
     @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, layer: nn.Module, a: Tensor, b: Tensor, scale: float, near: tuple[Tensor, Tensor]
-    ) -> Tensor:
-        a, b = near
+    def forward(ctx: Any, x: Tensor, layer: nn.Module, a: Tensor, b: Tensor, scale: float) -> Tensor:
+        a, b = a.to(x.dtype), b.to(x.dtype)
         low = x @ a.t()
         ctx.save_for_backward(x, a, b, low)
         ctx.layer, ctx.scale = layer, scale
@@ -48,7 +46,7 @@ class LoraProduct(torch.autograd.Function):
         into_x = (out @ _unpacked(ctx.layer, out.dtype)).addmm_(into_low, a) if ctx.needs_input_grad[0] else None
         into_a = (into_low.t() @ x).float() if ctx.needs_input_grad[2] else None
         into_b = (out.t() @ low).float().mul_(ctx.scale) if ctx.needs_input_grad[3] else None
-        return into_x, None, into_a, into_b, None, None
+        return into_x, None, into_a, into_b, None
 
 
 @cache
@@ -65,9 +63,8 @@ def lean(kind: Any) -> Any:
             if self.merged or args or options or len(active) != 1 or x.dtype not in LEAN:
                 return super().forward(x, *args, **options)
             a, b = self.lora_A[active[0]].weight, self.lora_B[active[0]].weight
-            flat, near = x.reshape(-1, x.shape[-1]), getattr(self, "near", {}).get(active[0])
-            near = near or (a.detach().to(x.dtype), b.detach().to(x.dtype))
-            out = LoraProduct.apply(flat, self.base_layer, a, b, self.scaling[active[0]], near)
+            flat = x.reshape(-1, x.shape[-1])
+            out = LoraProduct.apply(flat, self.base_layer, a, b, self.scaling[active[0]])
             return out.view(*x.shape[:-1], -1)
 
     Lean.__name__ = f"Lean{kind.__name__}"  # PEFT knows its layers for linear ones by the name
@@ -87,30 +84,6 @@ def make_lean(model: nn.Module) -> None:
         if _can_be_lean(layer):
             kind: Any = type(layer)
             layer.__class__ = lean(kind)
-
-
-class Near:
-    """The weights of one role's lean layers in the half precision that is computed in, all taken over in one go:
-    layer by layer that would be two operations each, in every pass."""
-
-    def __init__(self, layers: list[Any], role: str, dtype: torch.dtype):
-        lean_ones = [layer for layer in layers if getattr(layer, "lean", False) and role in layer.lora_A]
-        pairs = [(layer.lora_A[role].weight, layer.lora_B[role].weight) for layer in lean_ones]
-        self.weights = [weight for pair in pairs for weight in pair]
-        self.copies = [weight.detach().to(dtype) for weight in self.weights]
-        self.taken = self._version()
-        for i, layer in enumerate(lean_ones):
-            layer.__dict__.setdefault("near", {})[role] = (self.copies[2 * i], self.copies[2 * i + 1])
-
-    def _version(self) -> int:
-        return sum(weight._version for weight in self.weights)
-
-    @torch.no_grad()
-    def refresh(self) -> None:
-        """Take over what the weights are now, where they have changed."""
-        if self.taken != self._version():
-            torch._foreach_copy_(self.copies, self.weights)
-            self.taken = self._version()
 
 
 def active(layer: Any) -> tuple[Tensor, Tensor, float] | None:

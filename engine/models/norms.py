@@ -35,6 +35,6 @@ def fuse_norms(model: nn.Module) -> None:
         if kind not in kinds:
             weight: Any = module.weight
             x = torch.linspace(-2, 3, len(weight)).to(weight).unsqueeze(0)
-            kinds[kind] = near(_fused(kind).forward(module, x), module(x))
+            kinds[kind] = near(_fused(kind).forward(module, x), module(x), 1)
         if kinds[kind]:
             module.__class__ = _fused(kind)

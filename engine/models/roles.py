@@ -19,7 +19,7 @@ from torch import nn
 from engine.errors import UserError
 from engine.machine import FOLDED_BYTES
 from engine.models.load import Base
-from engine.models.lora import Near, make_lean
+from engine.models.lora import make_lean
 from engine.models.recompute import recompute
 from engine.models.shift import AdvantageShift, load_shift
 
@@ -33,7 +33,6 @@ class Roles:
         self.shifts: dict[str, AdvantageShift] = {}  # of the roles whose logits are shifted
         self._layers: list[LoraLayer] = []
         self._weights: dict[str, list[nn.Parameter]] = {}  # each role's own
-        self._near: dict[str, Near] = {}  # the same in half precision, where that is computed in
         self._now: str | None = None  # the role that the layers compute
         self._learning: set[str] = set()  # roles whose weights take gradients
         self._short = False  # of memory
@@ -81,7 +80,7 @@ class Roles:
         self._learning.discard(role)
         if self.names() == [role]:
             self.base.model = self.peft.unload()
-            self.peft, self._layers, self._weights, self._near, self._now = None, [], {}, {}, None
+            self.peft, self._layers, self._weights, self._now = None, [], {}, None
         else:
             self.peft.delete_adapter(role)
             self._settle()
@@ -104,9 +103,6 @@ class Roles:
         self._layers = [m for m in self.peft.modules() if isinstance(m, LoraLayer)]
         named = list(self.peft.named_parameters())
         self._weights = {role: [p for name, p in named if f".{role}." in name] for role in self.names()}
-        dtype = self.base.model.dtype
-        if dtype != torch.float32:
-            self._near = {role: Near(self._layers, role, dtype) for role in self.names()}
         self._now = None
         for layer in self._layers:
             layer.enable_adapters(False)
@@ -172,8 +168,6 @@ class Roles:
             (self._learning.add if train else self._learning.discard)(role)
             self._let_learn()
         self._switch(role)
-        if role in self._near:
-            self._near[role].refresh()
         model = self.peft.get_base_model()
         if role not in self.shifts:
             yield model

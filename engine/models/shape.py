@@ -9,9 +9,10 @@ from engine.errors import UserError
 
 # What a block keeps of a token for its backward pass with LoRA on every linear layer and frozen weights, where the
 # gradient of an adapter or a nonlinearity needs it: so many of the model's width, of the keys' and of the MLP's inner.
-# Counting them by hand gives 11, 5 and 5; a tenth more is what runs on a CPU take (benchmarks/estimate.py), where the
-# pieces that are freed on the way are not all given back.
-KEPT_WIDTH, KEPT_KEYS, KEPT_INNER = 12.0, 5.5, 5.5
+# Counting by hand gives 11, 5 and 5; a tenth more is what runs on a CPU take (benchmarks/estimate.py), where the pieces
+# that are freed on the way are not all given back. On a GPU a norm keeps what it reads alone, and torch's attention
+# and products keep nothing twice (benchmarks/gpu.py).
+KEPT = {"cpu": (12.0, 5.5, 5.5), "cuda": (7.0, 2.0, 4.0)}
 
 
 @dataclass(frozen=True)
@@ -26,10 +27,10 @@ class Shape:
     vocabulary: int
     embedding: int  # parameters that quantisation leaves alone
 
-    @property
-    def kept(self) -> float:
-        """Numbers that a block keeps for a token on the way there."""
-        return KEPT_WIDTH * self.width + KEPT_KEYS * self.keys + KEPT_INNER * self.inner
+    def kept(self, device: str = "cpu") -> float:
+        """Numbers that a block keeps for a token on the way there, on a "cpu" or on "cuda"."""
+        width, keys, inner = KEPT[device]
+        return width * self.width + keys * self.keys + inner * self.inner
 
     def adapter(self, rank: int) -> int:
         """Parameters of a LoRA adapter on every linear layer of a Llama-like block."""

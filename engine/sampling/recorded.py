@@ -6,7 +6,10 @@ in a `Room` whose memory stays from one batch of answers to the next; how far th
 linear layers that read the same are one product. Anywhere but on a GPU the same is computed without a record.
 """
 
-from collections.abc import Sequence
+import gc
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -17,6 +20,8 @@ from torch.nn.functional import linear
 from engine.models.lora import active
 from engine.sampling.blocks import Block, Linears, Turns, norm
 from engine.sampling.steps import OwnSteps
+
+log = logging.getLogger("engine")
 
 ALIGNED = 64  # a room's width is a multiple: attention's kernels want one, and prompts may be a little longer next time
 
@@ -135,7 +140,8 @@ class Room:
         self.padding = torch.zeros_like(self.tokens)  # columns to the left of each row's prompt
         self.at = torch.zeros(1, dtype=torch.long, device=like.device)  # the column that is written now
         self.columns = torch.arange(width, device=like.device)
-        self.recorded: dict[tuple, tuple[Any, Tensor]] = {}  # (graph, what it leaves), by rows and adapters
+        # (graph, what it leaves) by rows and adapters; None where there can be no record
+        self.recorded: dict[tuple, tuple[Any, Tensor] | None] = {}
         self.user: Any = None  # whose rows stand here now
 
     def refresh(self) -> None:
@@ -165,8 +171,17 @@ class Room:
             return self.step(rows)
         kind = (rows, *(part.kind for part in self.stacks.parts))
         if kind not in self.recorded:
-            self.recorded[kind] = self._record(rows)
-        graph, out = self.recorded[kind]
+            try:
+                self.recorded[kind] = self._record(rows)
+            except torch.OutOfMemoryError:
+                raise
+            except RuntimeError as error:
+                log.warning("Answers take longer here: a step could not be recorded (%s).", str(error).split("\n")[0])
+                self.recorded[kind] = None
+        record = self.recorded[kind]
+        if record is None:
+            return self.step(rows)
+        graph, out = record
         graph.replay()
         return out
 
@@ -177,10 +192,22 @@ class Room:
             self.step(rows)  # libraries set themselves up the first time; the same column is written again after it
         torch.cuda.current_stream().wait_stream(aside)
         graph = torch.cuda.CUDAGraph()
-        pool = next((g.pool() for g, _ in self.recorded.values()), None)  # only one is played at a time
-        with torch.cuda.graph(graph, pool=pool):
+        pool = next((record[0].pool() for record in self.recorded.values() if record), None)  # one plays at a time
+        with _nothing_collected(), torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
             out = self.step(rows)
         return graph, out
+
+
+@contextmanager
+def _nothing_collected() -> Iterator[None]:
+    """Python frees no cycles meanwhile: another model's graphs may be among them, and freeing those ends a record."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
 
 
 _rooms: WeakKeyDictionary[Any, Room] = WeakKeyDictionary()

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from engine.errors import UserError
-from engine.models.states import logits_of, near
+from engine.models.states import layers_of, logits_of, near
 from engine.sampling.blocks import is_plain
 from engine.sampling.recorded import RecordedSteps
 from engine.sampling.steps import LeanSteps, OwnSteps, Steps
@@ -38,7 +38,7 @@ def _same(model: Any, way: Way) -> bool:
         first = steps.next(ids[:, 1])
         steps.keep(torch.tensor([1], device=ids.device))
         found.append(torch.cat([first, steps.next(ids[:1, 2])]))
-    return near(found[1], found[0])
+    return near(found[1], found[0], layers_of(model))
 
 
 def _own(own: OwnSteps, room: int) -> Steps:

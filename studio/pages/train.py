@@ -233,8 +233,8 @@ def build(session: Session) -> None:
             try:
                 shape = engine.shapes.shape_of(engine.find_base(version["base"]))
                 usual = engine.precisions.fastest(shape, device)
-                config, _ = engine.estimates.fitted(shape, config, stages, usual, free * 1e9)
-                needs = engine.estimates.most(shape, config, stages, usual)
+                config, _ = engine.estimates.fitted(shape, config, stages, usual, free * 1e9, device)
+                needs = engine.estimates.most(shape, config, stages, usual, device)
                 if seconds is None and device == "cpu":
                     seconds = engine.timing.first_seconds(session.store, method, config, shape, feedback)
             except (engine.UserError, KeyError):

@@ -1,5 +1,7 @@
 """Speed never by doing less: what the fast paths compute is what one plain padded pass over everything gives."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from transformers import MambaConfig, MambaForCausalLM
@@ -344,6 +346,29 @@ def test_lean_steps_are_the_models_own(name, more, lean, dtype, kind, monkeypatc
                 tokens = torch.arange(token, token + len(rows))
                 expected = own.next(tokens)
                 assert (steps.next(tokens) - expected).norm() <= bound * expected.norm()
+
+
+@pytest.mark.parametrize("kind", [LeanSteps, RecordedSteps])
+@pytest.mark.parametrize("precision", ["float32", "bf16", "float16", "nf4"])
+def test_what_was_learned_is_in_every_pass(tiny_folder, precision, kind, monkeypatch):
+    """No pass goes by weights of before a step, whatever it keeps of them."""
+    monkeypatch.setitem(ways.WAYS, "cpu", (kind,))
+    roles = Roles(load_base(str(tiny_folder), precision))
+    roles.add("policy", rank=4)
+    config = replace(CONFIG, learning_rate=0.05, stop_kl=1e9)
+    learner, asked = PPO(roles, config), [[{"role": "user", "content": "w1"}]] * len(PROMPTS)
+    scorer = TokenScorer(lambda ids: float(sum(ids) % 7))
+    for update in range(2):
+        acting = roles.acting if kind is RecordedSteps else roles.answering  # folded weights are for CPUs
+        monkeypatch.setattr(roles, "answering", acting)
+        batch = gather(roles, None, scorer, asked, PROMPTS, list(range(len(PROMPTS))), 0.1, config)
+        with torch.no_grad():
+            now, _ = learner.passes(batch, torch.arange(len(PROMPTS)))
+        mask = batch.rollout.response_mask
+        assert (now - batch.rollout.log_probs)[mask].abs().mean() < (1e-4 if precision in ("float32", "nf4") else 0.03)
+        moved = (now - batch.reference_log_probs)[mask].abs().mean()
+        assert (moved > 0.3) if update else (moved < 0.03)
+        learner.learn(batch, update)
 
 
 def test_rollouts_by_recorded_steps_are_the_models_own(monkeypatch):
