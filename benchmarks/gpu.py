@@ -178,7 +178,7 @@ def large(_: bool) -> None:
     click.echo(f"8B in NF4: {torch.cuda.memory_allocated() / 1e9:.2f} GB, while it was loaded "
                f"{torch.cuda.max_memory_reserved() / 1e9:.2f}")  # fmt: skip
     prompts = [[{"role": "user", "content": p}] for p in load_prompts("everyday")]
-    texts = tuple(" ".join([f"{first}, and so it went on"] * 40) for first in ("This", "That", "One", "All"))
+    texts = tuple(" ".join([f"{first}, and so it went on"] * 20) for first in ("This", "That", "One", "All"))
     rankings = [Ranking((("user", p[0]["content"]),), texts, (1, 2, 3, 4), (True,) * 4) for p in prompts[:16]]
 
     def ppo(roles: Roles, config: RunConfig) -> None:

@@ -213,17 +213,19 @@ def _nothing_collected() -> Iterator[None]:
 _rooms: WeakKeyDictionary[Any, Room] = WeakKeyDictionary()
 
 
-def _room(model: Any, rows: int, width: int, like: Tensor) -> Room:
+def _room(model: Any, rows: int, columns: int, like: Tensor) -> Room:
     """The model's room if it has one that fits and is not twice too wide, else a new one."""
     room = _rooms.pop(model, None)
     stacks = room.stacks if room and room.stacks.still_fit() else None
     if room and stacks:
         rows = max(rows, room.rows)
-        if rows == room.rows and width <= room.width <= 2 * width:
+        if rows == room.rows and columns <= room.width <= 2 * max(columns, ALIGNED):
             _rooms[model] = room
             return room
+        if columns > room.width:
+            columns = max(columns, room.width + room.width // 4)  # a conversation that grows shall not move every time
     room = None  # its memory first
-    _rooms[model] = Room(model, stacks or Stacks(model), rows, width, like)
+    _rooms[model] = Room(model, stacks or Stacks(model), rows, -(-columns // ALIGNED) * ALIGNED, like)
     return _rooms[model]
 
 
@@ -238,14 +240,15 @@ class RecordedSteps:
     leaving, ahead = 0.5, True  # what is played has fixed sizes, and reading the weights takes most of the time
 
     def __init__(self, own: OwnSteps, room: int):
-        self.own: OwnSteps | None = own
-        self.model, self.more = own.model, room
+        self.own: OwnSteps | None = (
+            own  # until the first token; the room, which knows its user, must not keep the model
+        )
+        self.more = room
         self.rows, self.at = len(own.mask), own.mask.shape[-1]
 
     def _move_in(self, own: OwnSteps) -> None:
         layers: list[Any] = own.cache.layers
-        width = -(-(self.at + self.more) // ALIGNED) * ALIGNED
-        self.room = _room(self.model, self.rows, width, layers[0].keys)
+        self.room = _room(own.model, self.rows, self.at + self.more, layers[0].keys)
         self.room.user = self
         self.room.refresh()
         self.size = self.rows

@@ -1,5 +1,7 @@
 """Speed never by doing less: what the fast paths compute is what one plain padded pass over everything gives."""
 
+import gc
+import weakref
 from dataclasses import replace
 
 import pytest
@@ -346,6 +348,16 @@ def test_lean_steps_are_the_models_own(name, more, lean, dtype, kind, monkeypatc
                 tokens = torch.arange(token, token + len(rows))
                 expected = own.next(tokens)
                 assert (steps.next(tokens) - expected).norm() <= bound * expected.norm()
+
+
+def test_a_model_that_nobody_needs_leaves_memory_though_it_has_answered(monkeypatch):
+    monkeypatch.setitem(ways.WAYS, "cpu", (RecordedSteps,))
+    model = family_model("Llama")
+    rollout(model, PROMPTS, 0, [1, 2, 3], Sampling(max_new_tokens=8), list(range(len(PROMPTS))))
+    left = weakref.ref(model)
+    del model
+    gc.collect()
+    assert left() is None
 
 
 @pytest.mark.parametrize("kind", [LeanSteps, RecordedSteps])
