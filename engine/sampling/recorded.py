@@ -225,7 +225,11 @@ def _room(model: Any, rows: int, columns: int, like: Tensor) -> Room:
         if columns > room.width:
             columns = max(columns, room.width + room.width // 4)  # a conversation that grows shall not move every time
     room = None  # its memory first
-    _rooms[model] = Room(model, stacks or Stacks(model), rows, -(-columns // ALIGNED) * ALIGNED, like)
+    if stacks is None:
+        stacks = Stacks(model)
+        if like.is_cuda:
+            torch.cuda.empty_cache()  # of the weights where they lay before
+    _rooms[model] = Room(model, stacks, rows, -(-columns // ALIGNED) * ALIGNED, like)
     return _rooms[model]
 
 
@@ -240,9 +244,8 @@ class RecordedSteps:
     leaving, ahead = 0.5, True  # what is played has fixed sizes, and reading the weights takes most of the time
 
     def __init__(self, own: OwnSteps, room: int):
-        self.own: OwnSteps | None = (
-            own  # until the first token; the room, which knows its user, must not keep the model
-        )
+        # Until the first token: the room knows its user, and must not keep the model, which keeps the room.
+        self.own: OwnSteps | None = own
         self.more = room
         self.rows, self.at = len(own.mask), own.mask.shape[-1]
 
