@@ -23,7 +23,8 @@ from engine.models.shape import Shape
 CANDIDATES: dict[str, tuple[Precision, ...]] = {"cpu": ("float32", "bf16"), "cuda": ("bf16", "float16")}
 PAYS = 1.25  # how many times as fast another has to be for the usual one to be left
 SMALL = 50_000_000  # parameters up to which nothing is tried: it would be over soon either way
-TOKENS = 256  # that go through the block
+TOKENS, FEW = 256, 16  # that go through the block; that are enough to see what is hopeless
+HOPELESS = 8  # times as slow as the usual one with a few tokens: a CPU that only emulates it
 ENOUGH = 1.0  # seconds of trying
 HEAD = 64  # width of a head
 
@@ -66,16 +67,25 @@ def measured(shape: Shape, device: str) -> dict[Precision, float]:
     """Seconds of a pass there and back by precision, tried now, and remembered."""
     passes = {precision: _a_pass(shape, device, precision) for precision in CANDIDATES[device]}
     for there_and_back in passes.values():
-        there_and_back()  # the first takes longer
-    found: dict[Precision, float] = dict.fromkeys(passes, float("inf"))
+        there_and_back(FEW)  # the first takes longer
+    found = {precision: _timed(there_and_back, FEW) * TOKENS / FEW for precision, there_and_back in passes.items()}
+    usual = found[CANDIDATES[device][0]]
+    tried = {precision: work for precision, work in passes.items() if found[precision] < HOPELESS * usual}
+    for precision, there_and_back in tried.items():
+        there_and_back(TOKENS)
+        found[precision] = float("inf")
     began = time.monotonic()
     while time.monotonic() - began < ENOUGH:  # in turn, so that a slow moment of the machine is none's alone
-        for precision, there_and_back in passes.items():
-            started = time.perf_counter()
-            there_and_back()
-            found[precision] = min(found[precision], time.perf_counter() - started)
+        for precision, there_and_back in tried.items():
+            found[precision] = min(found[precision], _timed(there_and_back, TOKENS))
     remember(shape, device, found)
     return found
+
+
+def _timed(there_and_back: Callable[[int], None], tokens: int) -> float:
+    started = time.perf_counter()
+    there_and_back(tokens)
+    return time.perf_counter() - started
 
 
 def choose(shape: Shape | None, device: str) -> Precision:
@@ -85,8 +95,8 @@ def choose(shape: Shape | None, device: str) -> Precision:
     return fastest(shape, device)
 
 
-def _a_pass(shape: Shape, device: str, precision: Precision) -> Callable[[], None]:
-    """Takes `TOKENS` tokens through one Llama block of `shape`, its weights frozen, there and back, and waits."""
+def _a_pass(shape: Shape, device: str, precision: Precision) -> Callable[[int], None]:
+    """Takes so many tokens through one Llama block of `shape`, its weights frozen, there and back, and waits."""
     import torch
     from transformers import LlamaConfig, LlamaModel
 
@@ -99,9 +109,9 @@ def _a_pass(shape: Shape, device: str, precision: Precision) -> Callable[[], Non
     )  # fmt: skip
     block: Any = LlamaModel(config).requires_grad_(False)
     block.to(device, DTYPES[precision])
-    given = torch.randn(1, TOKENS, shape.width, device=device, dtype=DTYPES[precision], requires_grad=True)
 
-    def there_and_back() -> None:
+    def there_and_back(tokens: int) -> None:
+        given = torch.randn(1, tokens, shape.width, device=device, dtype=DTYPES[precision], requires_grad=True)
         block(inputs_embeds=given)[0].float().mean().backward()
         if device == "cuda":
             torch.cuda.synchronize()
