@@ -41,7 +41,7 @@ class Maze:
         return states, self.pay[states, actions]
 
 
-def learn(maze, actions, config, steps=3000, rate=0.03):
+def learn(maze, actions, config, steps=1500, rate=0.03):
     """Tabular ILQL: Q1, Q2 [steps * states, actions] and V are tables, the losses are the method's own."""
     states, rewards = maze.run(actions)
     cells = states + STATES * torch.arange(STEPS)
@@ -183,10 +183,10 @@ def test_the_conservative_term_keeps_what_was_never_tried_low():
     maze = Maze(2)
     actions = torch.randint(ACTIONS - 1, (300, STEPS), generator=torch.Generator().manual_seed(0))  # never the last
     config = ILQLConfig(gamma=0.9, expectile=0.9, conservative=0.1)
-    found = learn(maze, actions, config)
+    found = learn(maze, actions, config, steps=800)
     states = maze.run(actions)[0]
     for t in range(STEPS):
         for s in states[:, t].unique().tolist():
             assert found[t, s, -1] < found[t, s, :-1].max()
-    free = learn(maze, actions, replace(config, conservative=0.0))
+    free = learn(maze, actions, replace(config, conservative=0.0), steps=800)
     assert (found[0, 0, -1] < free[0, 0, -1]).all()
