@@ -36,6 +36,16 @@ def test_memory_follows_what_it_is_made_of():
     assert estimate.memory(shape, read_config({}), "reward", "float32")["cache"] == 0
 
 
+def test_memory_on_a_gpu_is_what_was_measured_there():
+    sizes = {"episodes": 16, "minibatches": 2, "max_new_tokens": 256}
+    config = read_config({"precision": "nf4", "ppo": sizes})
+    told = estimate.memory(KNOWN["Llama-3-8B"], config, "ppo", "nf4", "bf16", prompt=13, answer=256, device="cuda")
+    # An H200 (docs/benchmarks.md); there was no reward model beside the policy.
+    assert told["total"] - told["adapters"] / 2 == pytest.approx(19.87e9, rel=0.05)
+    parts = sum(told[name] for name in ("weights", "adapters", "optimiser", "cache", "activations", "logits"))
+    assert told["total"] == pytest.approx(parts + estimate.WORKSPACES)  # the cache stays while it is trained
+
+
 def test_an_unknown_model_is_said_to_be_unknown(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "strange"}))
     with pytest.raises(engine.UserError, match="has no hidden_size"):
