@@ -120,10 +120,13 @@ def is_plain(model: Any) -> bool:
         return False
     if getattr(decoder.rotary_emb, "rope_type", "dynamic") in ("dynamic", "longrope"):
         return False  # angles that change as a row grows
+    if "llama_4_scaling_beta" in (getattr(config, "rope_parameters", None) or {}):
+        return False  # queries that grow with their position
     if not hasattr(decoder.norm, "variance_epsilon"):
         return False
     return all(
-        _children(block) == _BLOCK
+        getattr(block.self_attn, "use_rope", True)  # SmolLM 3 turns nothing in some blocks
+        and _children(block) == _BLOCK
         and _children(block.self_attn) - {"q_norm", "k_norm"} == _ATTENTION
         and _children(block.mlp) == _MLP
         for block in decoder.layers

@@ -52,7 +52,7 @@ def _way(model: Any, device: str) -> Way:
                 return way
         except torch.OutOfMemoryError:
             raise
-        except (RuntimeError, ValueError) as error:
+        except (AttributeError, RuntimeError, TypeError, ValueError) as error:  # parts that it expects are not there
             log.info("%s: %s", type(error).__name__, error)
     return _own
 

@@ -326,6 +326,9 @@ def test_blocks_computed_again_on_the_way_back_give_the_same_gradients(family_ro
         ("Mistral", {"sliding_window": 4}, False),
         ("Granite", {"residual_multiplier": 0.5}, False),
         ("Qwen3", {"head_dim": 8}, True),
+        ("SmolLM3", {}, True),
+        ("SmolLM3", {"no_rope_layers": [1, 0]}, False),
+        ("Ministral3", {"head_dim": 8}, False),
     ],
 )
 @pytest.mark.parametrize("kind", [LeanSteps, RecordedSteps])
