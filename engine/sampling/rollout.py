@@ -63,6 +63,7 @@ def _truncate(probabilities: Tensor, sampling: Sampling) -> Tensor:
 
 
 CHUNK = 512  # tokens whose probabilities are summed before it is looked for one among them
+FEW = 1 << 16  # probabilities in all of which a running sum is the faster way
 
 
 def _inverted(p: Tensor, uniform: Tensor) -> Tensor:
@@ -70,6 +71,10 @@ def _inverted(p: Tensor, uniform: Tensor) -> Tensor:
 
     First the chunk, then the token in it: a running sum over a vocabulary is slow, on a GPU above all.
     """
+    if p.numel() <= FEW:
+        upto = p.double().cumsum(-1)
+        token = torch.searchsorted(upto, uniform.double().unsqueeze(-1) * upto[:, -1:], right=True)
+        return token.squeeze(-1).clamp_max(p.shape[-1] - 1)
     chunks = torch.nn.functional.pad(p, (0, -p.shape[-1] % CHUNK)).unflatten(-1, (-1, CHUNK))
     sums = chunks.sum(-1, dtype=torch.float64)
     upto = sums.cumsum(-1)

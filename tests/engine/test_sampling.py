@@ -93,8 +93,9 @@ def test_a_token_is_where_the_cumulative_sum_passes_the_random_number(vocabulary
     assert bool((uniform < upto + 1e-6).all() and (uniform > upto - chance - 1e-6).all())
 
 
-def test_numbers_that_are_none_end_no_process():
-    tokens, _ = draw(torch.full((2, 1300), torch.nan), torch.rand(2), Sampling())
+@pytest.mark.parametrize("rows", [2, 100])
+def test_numbers_that_are_none_end_no_process(rows):
+    tokens, _ = draw(torch.full((rows, 1300), torch.nan), torch.rand(rows), Sampling())
     assert bool((tokens < 1300).all())
 
 
