@@ -9,6 +9,7 @@ memory as estimated and as torch counts it.
 PPO against trl is in ppo_vs_trl.py (`--length 0.5B`).
 """
 
+import gc
 import logging
 import tempfile
 import time
@@ -20,8 +21,6 @@ from typing import Any
 import click
 import torch
 from sides import line
-
-from engine.sampling.recorded import leave_room
 
 SHAPES: dict[str, dict] = {
     "0.5B": {
@@ -102,8 +101,8 @@ def rollouts(peers: bool) -> None:
              bound * 1e3, bound / step, "at least half", bound / step >= 0.5)  # fmt: skip
         if peers:
             against_peers(name, roles, prompts, ours, step)
-        leave_room(roles.base.model)
         del roles, ours
+        gc.collect()  # the model, and with it the room in which its answers stood
         torch.cuda.empty_cache()
 
 

@@ -86,6 +86,11 @@ def make_lean(model: nn.Module) -> None:
             layer.__class__ = lean(kind)
 
 
+def base_of(layer: Any) -> Any:
+    """The layer below its adapters; itself where it has none."""
+    return getattr(layer, "base_layer", layer)
+
+
 def active(layer: Any) -> tuple[Tensor, Tensor, float] | None:
     """(A [rank, in], B [out, rank], scale) of the one adapter that `layer` computes; None where it computes none.
 

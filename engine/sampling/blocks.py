@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear, rms_norm, scaled_dot_product_attention
 
+from engine.models.lora import base_of
+
 # Takes the keys and values [rows, heads of both, width of a head] of the newest tokens; gives all that there are so
 # far: keys, values, each [rows, heads, tokens, width of a head].
 Cache = Callable[[Tensor], tuple[Tensor, Tensor]]
@@ -32,7 +34,7 @@ class Linears:
 
 
 def _linear(module: Any, x: Tensor) -> Tensor:
-    layer = getattr(module, "base_layer", module)
+    layer = base_of(module)
     if type(layer) is not nn.Linear or (layer is not module and not module.disable_adapters):
         return module(x)
     return linear(x, layer.weight, layer.bias)

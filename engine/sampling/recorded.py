@@ -42,10 +42,10 @@ class Room:
         # (graph, what it leaves) by rows and adapters; None where there can be no record
         self.recorded: dict[tuple, tuple[Any, Tensor] | None] = {}
         self.user: Any = None  # whose rows stand here now
+        self.adapters: tuple = ()  # the kinds that are on
 
     def refresh(self) -> None:
-        for part in self.stacks.parts:
-            part.refresh(self.turns.cos)
+        self.adapters = self.stacks.refresh(self.turns.cos)
 
     def step(self, rows: int) -> Tensor:
         """The last hidden states [rows, width] of the first `rows` rows after their `tokens`, in column `at`."""
@@ -68,7 +68,7 @@ class Room:
         """`step`, recorded where that was not done before."""
         if not self.at.is_cuda:
             return self.step(rows)
-        kind = (rows, *(part.kind for part in self.stacks.parts))
+        kind = (rows, self.adapters)
         if kind not in self.recorded:
             try:
                 self.recorded[kind] = self._record(rows)
@@ -130,11 +130,6 @@ def _room(model: Any, rows: int, columns: int, like: Tensor) -> Room:
             torch.cuda.empty_cache()  # of the weights where they lay before
     _rooms[model] = Room(model, stacks, rows, -(-columns // ALIGNED) * ALIGNED, like)
     return _rooms[model]
-
-
-def leave_room(model: Any) -> None:
-    """Give back the memory in which answers of `model` stood."""
-    _rooms.pop(model, None)
 
 
 class RecordedSteps:

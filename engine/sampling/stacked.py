@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from engine.models.lora import active
+from engine.models.lora import active, base_of
 from engine.sampling.blocks import Block, Linears
 
 
@@ -20,13 +20,13 @@ class Stacked(Linears):
 
     def __init__(self, layers: list[Any]):
         super().__init__(layers)
-        self.bases = [getattr(layer, "base_layer", layer) for layer in layers]
+        self.bases = [base_of(layer) for layer in layers]
         self.sizes = [base.out_features for base in self.bases]
-        self.out, self.ranks = sum(self.sizes), ranks(layers)
+        self.out = sum(self.sizes)
         self.weight: Tensor | None = None
         self.bias: Tensor | None = None
         if all(type(base) is nn.Linear and not base.weight.requires_grad for base in self.bases):
-            self.weight = _side_by_side([base.weight for base in self.bases], self.ranks)
+            self.weight = _side_by_side([base.weight for base in self.bases], _ranks(layers))
             if any(base.bias is not None for base in self.bases):
                 self.bias = self.weight.new_zeros(len(self.weight))
         self.adapters: dict[tuple, tuple[Tensor, Tensor]] = {}  # (A, B) by their kind
@@ -35,10 +35,9 @@ class Stacked(Linears):
     def refresh(self, like: Tensor) -> None:
         """Take what biases and the adapter's weights are now, in the precision of `like`."""
         if self.bias is not None:
-            parts = self.bias[: self.out].split(self.sizes)
-            for part, bias in ((part, base.bias) for part, base in zip(parts, self.bases, strict=True)):
-                if bias is not None:
-                    part.copy_(bias)
+            for part, base in zip(self.bias[: self.out].split(self.sizes), self.bases, strict=True):
+                if base.bias is not None:
+                    part.copy_(base.bias)
         found = [active(layer) for layer in self.layers]
         adapters = [pair for pair in found if pair]
         self.kind = ()
@@ -71,7 +70,7 @@ class Stacked(Linears):
         return self.together(x).split(self.sizes, -1)
 
 
-def ranks(layers: list[Any]) -> int:
+def _ranks(layers: list[Any]) -> int:
     """How many rows the largest adapters of `layers` have, their A one below the other."""
     return sum(max((len(a.weight) for a in getattr(layer, "lora_A", {}).values()), default=0) for layer in layers)
 
@@ -97,15 +96,15 @@ class Stacks:
         """Which linear layers the model has, where their weights lie and how large their adapters are: an adapter that
         comes first or goes last replaces the layers, and one that is folded in the weights."""
         parts = [part for layer in self.layers for part in Block(layer).linears]
-        return [
-            (id(layer), getattr(layer, "base_layer", layer).weight.data_ptr(), ranks([layer]))
-            for part in parts
-            for layer in part.layers
-        ]
+        layers = [layer for part in parts for layer in part.layers]
+        return [(id(layer), base_of(layer).weight.data_ptr(), _ranks([layer])) for layer in layers]
 
     def still_fit(self) -> bool:
         return self.known == self._weights()
 
-    @property
-    def parts(self) -> list[Any]:
-        return [part for block in self.blocks for part in block.linears]
+    def refresh(self, like: Tensor) -> tuple:
+        """Take what the adapters' weights are now, in the precision of `like`; returns which kinds are on."""
+        parts: list[Any] = [part for block in self.blocks for part in block.linears]
+        for part in parts:
+            part.refresh(like)
+        return tuple(part.kind for part in parts)

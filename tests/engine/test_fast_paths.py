@@ -58,6 +58,13 @@ def way(request, monkeypatch):
     return request.param
 
 
+@pytest.fixture(params=[LeanSteps, RecordedSteps])
+def kind(request, monkeypatch):
+    """The kind of step that models take here where they can: a CPU's, or a GPU's without a record."""
+    monkeypatch.setitem(ways.WAYS, "cpu", (request.param,))
+    return request.param
+
+
 @pytest.fixture
 def setting(family_roles, way):
     roles = family_roles
@@ -331,9 +338,7 @@ def test_blocks_computed_again_on_the_way_back_give_the_same_gradients(family_ro
         ("Ministral3", {"head_dim": 8}, False),
     ],
 )
-@pytest.mark.parametrize("kind", [LeanSteps, RecordedSteps])
-def test_lean_steps_are_the_models_own(name, more, lean, dtype, kind, monkeypatch):
-    monkeypatch.setitem(ways.WAYS, "cpu", (kind,))
+def test_lean_steps_are_the_models_own(name, more, lean, dtype, kind):
     model = family_model(name, **more).to(dtype)
     bound = 1e-4 if dtype == torch.float32 else 0.04
     ids = torch.arange(3, 15).view(3, 4)
@@ -363,11 +368,9 @@ def test_a_model_that_nobody_needs_leaves_memory_though_it_has_answered(monkeypa
     assert left() is None
 
 
-@pytest.mark.parametrize("kind", [LeanSteps, RecordedSteps])
 @pytest.mark.parametrize("precision", ["float32", "bf16", "float16", "nf4"])
 def test_what_was_learned_is_in_every_pass(tiny_folder, precision, kind, monkeypatch):
     """No pass goes by weights of before a step, whatever it keeps of them."""
-    monkeypatch.setitem(ways.WAYS, "cpu", (kind,))
     roles = Roles(load_base(str(tiny_folder), precision))
     roles.add("policy", rank=4)
     config = replace(CONFIG, learning_rate=0.05, stop_kl=1e9)
@@ -403,10 +406,8 @@ def test_rollouts_by_recorded_steps_are_the_models_own(monkeypatch):
             assert torch.allclose(a, b, atol=1e-4)
 
 
-@pytest.mark.parametrize("kind", [LeanSteps, RecordedSteps])
 @pytest.mark.parametrize("precision", ["float32", "bf16", "float16", "nf4"])
-def test_lean_steps_of_a_model_with_an_adapter_are_its_own(tiny_folder, precision, kind, monkeypatch):
-    monkeypatch.setitem(ways.WAYS, "cpu", (kind,))
+def test_lean_steps_of_a_model_with_an_adapter_are_its_own(tiny_folder, precision, kind):
     roles = Roles(load_base(str(tiny_folder), precision))
     roles.add("policy", rank=4)
     shake(roles, "policy")
