@@ -4,9 +4,9 @@
 
 ragged: the pocket model, whose answers end by themselves. fixed: a random Llama of 5 million parameters, which as
 good as never ends. 0.5B: a random model of Qwen2.5-0.5B's shape in bf16, on a GPU, 128 tokens an answer. Each side
-runs in a process of its own, A B A B; seconds are of the training call alone, memory is the highest above what
-interpreter and libraries take (on a GPU, what torch holds there). Both learn from one reward model (trl's copy has the
-adapter merged), and both policies are then judged by it on held-out prompts with the same sampler.
+runs in a process of its own, A B A B; seconds are from the training call to the end of its last update, memory is the
+highest above what interpreter and libraries take (on a GPU, what torch holds there). Both learn from one reward model
+(trl's copy has the adapter merged), and both policies are then judged by it on held-out prompts with the same sampler.
 """
 
 import itertools
@@ -27,8 +27,13 @@ DTYPE = torch.bfloat16 if GPU else torch.float32
 GOALS = {"ragged": 5.0, "fixed": 3.5, "0.5B": 4.0}
 
 
-def new_tokens(folder: Path) -> int:
-    return NEW_TOKENS if judging(folder) else 128
+def new_tokens(length: str) -> int:
+    return NEW_TOKENS if judging(length) else 128
+
+
+def judging(length: str) -> bool:
+    """Whether it matters what is learned: a random model of 0.5B has nothing to learn."""
+    return length != "0.5B"
 
 
 def in_all(times: list[float]) -> float:
@@ -37,11 +42,6 @@ def in_all(times: list[float]) -> float:
     if GPU:
         return median(b - a for a, b in itertools.pairwise(times[1:])) * (len(times) - 1)
     return times[-1] - times[0]
-
-
-def judging(folder: Path) -> bool:
-    """Whether it matters what is learned: a random model of 0.5B has nothing to learn."""
-    return not (folder / "0.5B").exists()
 
 
 def asked(name: str) -> list[list[dict]]:
@@ -70,7 +70,6 @@ def prepare(folder: Path, length: str) -> None:
         from gpu import random_model
 
         model = random_model(length)
-        (folder / length).touch()
     else:
         model = pocket.model if length == "ragged" else new_model(pocket.tokenizer, 256, 5, 512, seed=0)
     model.to(DTYPE).save_pretrained(folder / "base")
@@ -92,7 +91,7 @@ def prepare(folder: Path, length: str) -> None:
         head.to(roles.base.device)
         reward = RewardModel(roles, [("reward", head)])
     reward.opener = []  # trl reads the last token of the answer, so ours does here too
-    normalise(reward, None, asked("everyday")[:64], Sampling(max_new_tokens=new_tokens(folder)), 0)
+    normalise(reward, None, asked("everyday")[:64], Sampling(max_new_tokens=new_tokens(length)), 0)
     reward.save(folder / "ours")
     head = reward.members[0][1]
     judge = AutoModelForSequenceClassification.from_pretrained(folder / "base", num_labels=1, dtype=DTYPE)
@@ -106,7 +105,7 @@ def prepare(folder: Path, length: str) -> None:
     (folder / "shift.json").write_text(json.dumps((float(head.bias) - reward.mean) / reward.std))
 
 
-def ours(folder: Path, updates: int, seed: int) -> dict:
+def ours(folder: Path, length: str, updates: int, seed: int) -> dict:
     from engine.evaluation.compare import compare
     from engine.machine import keep_freed_memory
     from engine.methods.ppo import train_ppo
@@ -125,7 +124,7 @@ def ours(folder: Path, updates: int, seed: int) -> dict:
     roles.add("policy", rank=RANK, seed=seed)
     config = PPOConfig(
         updates=updates, episodes=BATCH, epochs=EPOCHS, minibatches=MINIBATCHES, learning_rate=RATE, rank=RANK,
-        max_new_tokens=new_tokens(folder), kl_coefficient=KL, improbable_penalty=0.0, missing_eos_penalty=0.0,
+        max_new_tokens=new_tokens(length), kl_coefficient=KL, improbable_penalty=0.0, missing_eos_penalty=0.0,
         seed=seed,
     )  # fmt: skip
     seen, times = [], [time.perf_counter()]
@@ -137,15 +136,15 @@ def ours(folder: Path, updates: int, seed: int) -> dict:
 
     train_ppo(roles, reward, asked("everyday"), config, context=Watch())
     found = {"seconds": in_all(times), "memory": peak() - before, "length": sum(v["length"] for v in seen) / len(seen)}
-    if not judging(folder):
+    if not judging(length):
         return found
     _, summary = compare(
-        roles, None, "policy", asked("everyday-test")[:JUDGED], Sampling(max_new_tokens=new_tokens(folder)), 0, reward
+        roles, None, "policy", asked("everyday-test")[:JUDGED], Sampling(max_new_tokens=new_tokens(length)), 0, reward
     )
     return found | {key: summary[key] for key in ("reward_after", "kl")}
 
 
-def theirs(folder: Path, updates: int, seed: int) -> dict:
+def theirs(folder: Path, length: str, updates: int, seed: int) -> dict:
     from datasets import Dataset
     from peft import LoraConfig
     from transformers import (
@@ -169,7 +168,7 @@ def theirs(folder: Path, updates: int, seed: int) -> dict:
     config = PPOConfig(
         output_dir=str(folder / "trl"), report_to="none", use_cpu=not GPU, bf16=GPU, per_device_train_batch_size=BATCH,
         gradient_accumulation_steps=1, num_mini_batches=MINIBATCHES, num_ppo_epochs=EPOCHS, learning_rate=RATE,
-        total_episodes=updates * BATCH, response_length=new_tokens(folder), temperature=1.0, kl_coef=KL,
+        total_episodes=updates * BATCH, response_length=new_tokens(length), temperature=1.0, kl_coef=KL,
         stop_token="eos", missing_eos_penalty=None, num_sample_generations=0, save_strategy="no", seed=seed,
         disable_tqdm=True, gradient_checkpointing=False, eval_strategy="no",
     )  # fmt: skip
@@ -188,10 +187,10 @@ def theirs(folder: Path, updates: int, seed: int) -> dict:
     trainer.add_callback(Watch())
     trainer.train()
     found = {"seconds": in_all(times), "memory": peak() - before}
-    return found | (judged(folder, trainer.model.policy) if judging(folder) else {})
+    return found | (judged(folder, length, trainer.model.policy) if judging(length) else {})
 
 
-def judged(folder: Path, trained: torch.nn.Module) -> dict:
+def judged(folder: Path, length: str, trained: torch.nn.Module) -> dict:
     """The policy that trl trained, judged as ours is: the same sampler, seeds and reward model."""
     from engine.evaluation.compare import compare
     from engine.methods.reward import load_reward
@@ -208,7 +207,7 @@ def judged(folder: Path, trained: torch.nn.Module) -> dict:
         for to, start in zip(roles.parameters("policy"), learned, strict=True):
             to.copy_(start)
     _, summary = compare(
-        roles, None, "policy", asked("everyday-test")[:JUDGED], Sampling(max_new_tokens=new_tokens(folder)), 0, reward
+        roles, None, "policy", asked("everyday-test")[:JUDGED], Sampling(max_new_tokens=new_tokens(length)), 0, reward
     )
     return {key: summary[key] for key in ("reward_after", "kl")}
 
@@ -222,11 +221,21 @@ def judged(folder: Path, trained: torch.nn.Module) -> dict:
 @click.option("--folder", type=click.Path(path_type=Path), hidden=True)
 def main(length: str, updates: int, seeds: int, side: str | None, seed: int, folder: Path | None) -> None:
     if side and folder:
-        click.echo(json.dumps({"ours": ours, "trl": theirs}[side](folder, updates, seed)))
+        click.echo(json.dumps({"ours": ours, "trl": theirs}[side](folder, length, updates, seed)))
         return
     with tempfile.TemporaryDirectory() as name:
         prepare(Path(name), length)
-        found = alternate(__file__, ("ours", "trl"), list(range(seeds)), "--folder", name, "--updates", str(updates))
+        found = alternate(
+            __file__,
+            ("ours", "trl"),
+            list(range(seeds)),
+            "--folder",
+            name,
+            "--length",
+            length,
+            "--updates",
+            str(updates),
+        )
     for key, row in ((side, row) for side, rows in found.items() for row in rows):
         click.echo(json.dumps({"side": key, **row}))
     speed = [updates * BATCH / middle(found[side], "seconds") for side in ("ours", "trl")]
