@@ -24,10 +24,14 @@ def recompute(model: Any, as_now: Callable[[], Surroundings]) -> None:
     _recomputed[model] = as_now
 
 
+def recomputes(model: Any) -> bool:
+    return model in _recomputed
+
+
 @contextmanager
 def recomputing(model: Any, surroundings: Surroundings) -> Iterator[None]:
     """For a pass in here whose gradient is wanted; on the way back blocks find the `surroundings` they had."""
-    if model not in _recomputed or not torch.is_grad_enabled():
+    if not recomputes(model) or not torch.is_grad_enabled():
         yield
         return
     before = _recomputed[model]()

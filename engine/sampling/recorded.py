@@ -6,16 +6,15 @@ in a `Room` whose memory stays from one batch of answers to the next, and how fa
 Anywhere but on a GPU the same is computed without a record.
 """
 
-import gc
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
+from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 
+from engine.models.graphs import record
 from engine.sampling.blocks import Turns, norm
 from engine.sampling.stacked import Stacks
 from engine.sampling.steps import OwnSteps
@@ -77,10 +76,10 @@ class Room:
             except RuntimeError as error:
                 log.warning("Answers take longer here: a step could not be recorded (%s).", str(error).split("\n")[0])
                 self.recorded[kind] = None
-        record = self.recorded[kind]
-        if record is None:
+        kept = self.recorded[kind]
+        if kept is None:
             return self.step(rows)
-        graph, out = record
+        graph, out = kept
         graph.replay()
         return out
 
@@ -90,23 +89,8 @@ class Room:
         with torch.cuda.stream(aside):
             self.step(rows)  # libraries set themselves up the first time; the same column is written again after it
         torch.cuda.current_stream().wait_stream(aside)
-        graph = torch.cuda.CUDAGraph()
-        pool = next((record[0].pool() for record in self.recorded.values() if record), None)  # one plays at a time
-        with _nothing_collected(), torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
-            out = self.step(rows)
-        return graph, out
-
-
-@contextmanager
-def _nothing_collected() -> Iterator[None]:
-    """Python frees no cycles meanwhile: another model's graphs may be among them, and freeing those ends a record."""
-    was = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was:
-            gc.enable()
+        pool = next((kept[0].pool() for kept in self.recorded.values() if kept), None)  # one plays at a time
+        return record(partial(self.step, rows), pool)
 
 
 _rooms: WeakKeyDictionary[Any, Room] = WeakKeyDictionary()

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from engine.errors import UserError
+from engine.models.plain import is_plain
 from engine.models.states import layers_of, logits_of, near
-from engine.sampling.blocks import is_plain
 from engine.sampling.recorded import RecordedSteps
 from engine.sampling.steps import LeanSteps, OwnSteps, Steps
 

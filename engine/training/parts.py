@@ -6,6 +6,8 @@ from typing import TypeVar
 
 import torch
 
+from engine.models.replayed import forget_passes
+
 log = logging.getLogger("engine")
 Result = TypeVar("Result")
 
@@ -39,6 +41,7 @@ class Parts:
                 self.size = size // 2
             # Outside of the handler, where the failed pass's tensors are still held by its traceback.
             restart()
+            forget_passes()
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
             log.warning(

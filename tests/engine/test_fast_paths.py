@@ -14,7 +14,7 @@ from engine.methods.online import gather
 from engine.methods.ppo import PPO
 from engine.methods.reward import RewardModel
 from engine.methods.settings import PPOConfig
-from engine.models import states
+from engine.models import replayed, states
 from engine.models.heads import RewardHead
 from engine.models.layout import lay_out
 from engine.models.load import load_base
@@ -50,11 +50,15 @@ def plain_pass(model, drawn, temperature):
     return log_softmax.gather(-1, drawn.response_ids.unsqueeze(-1)).squeeze(-1), out.hidden_states[-1][:, start:-1]
 
 
-@pytest.fixture(params=["side by side", "padded"])
+@pytest.fixture(params=["side by side", "played", "padded"])
 def way(request, monkeypatch):
-    """Rows as one long row, and each padded to the longest, as where attention cannot be replaced."""
+    """Rows as one long row, as they are or in one of a size that is recorded on a GPU; and each padded to the longest,
+    as where attention cannot be replaced."""
     if request.param == "padded":
         monkeypatch.setattr(states, "_fits_side_by_side", lambda *_: False)
+    if request.param == "played":
+        monkeypatch.setattr(replayed, "DEVICES", {"cpu"})
+        monkeypatch.setattr(replayed, "BEFORE", 0)
     return request.param
 
 
@@ -292,6 +296,7 @@ def test_log_probs_of_improbable_tokens_stay_finite(tiny_roles):
     assert torch.allclose(found, torch.log_softmax(logits, -1)[torch.arange(4), least])
 
 
+@pytest.mark.parametrize("way", ["side by side", "padded"], indirect=True)  # played passes keep all there is
 def test_blocks_computed_again_on_the_way_back_give_the_same_gradients(family_roles, way):
     family_roles.add("value", rank=4, seed=1)
     for role in ("policy", "value"):
