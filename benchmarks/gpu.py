@@ -1,9 +1,11 @@
 """On a CUDA GPU: rollouts against the memory's speed and transformers, and what an 8B in NF4 takes.
 
-    python benchmarks/gpu.py [--peers] [rollouts|large]...
+    python benchmarks/gpu.py [--peers] [rollouts|updates|large]...
 
 rollouts: random models of Qwen2.5-0.5B's and Llama-3-8B's shape in bf16 with an adapter, 32 answers that never end. The
 bound is reading the weights and, on average, the cache from memory once a token, as fast as a large copy does.
+updates: what an update of PPO takes on the 0.5B (32 answers of 128 tokens, 4 epochs of 2 minibatches) to answer and to
+learn from, passes recorded and not; the bound is their products at the speed of a large one.
 large: PPO (16 answers of 256 tokens) and a reward model on the 8B in NF4, torch held to what a card of 24 GB has;
 memory as estimated and as torch counts it.
 PPO against trl is in ppo_vs_trl.py (`--length 0.5B`).
@@ -150,6 +152,58 @@ def against_peers(name: str, roles: Any, prompts: list[list[int]], ours: Callabl
         line(f"rollouts, {name}, against {what}, ms a token", step * 1e3, other * 1e3, other / step, "", None)
 
 
+def product_speed() -> float:
+    """Operations a second of a large product in bf16."""
+    a, b = (torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16) for _ in range(2))
+    return 2 * 8192**3 / seconds(lambda: a @ b, 9)
+
+
+class Variety:
+    """Scores answers by how many different tokens they have."""
+
+    def scores(self, answers):
+        return torch.tensor([float(len(set(a.ids))) for a in answers])
+
+
+def updates(_: bool) -> None:
+    from engine.estimate import memory
+    from engine.jobs.config import read_config
+    from engine.methods.online import gather
+    from engine.methods.ppo import PPO
+    from engine.models import replayed
+    from engine.models.roles import Roles
+    from engine.models.shape import KNOWN
+
+    base, speed = as_base(random_model("0.5B")), product_speed()
+    config = read_config({"ppo": {"episodes": ROWS, "minibatches": 2, "epochs": 4, "max_new_tokens": NEW}})
+    prompts = torch.randint(3, 1000, (ROWS, PROMPT)).tolist()
+    found = {}
+    for way, devices in (("recorded", {"cuda"}), ("not recorded", set())):
+        replayed.DEVICES = devices
+        roles = Roles(base)
+        roles.add("policy", rank=config.ppo.rank)
+        learner = PPO(roles, config.ppo)
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+
+        def answers(roles=roles):
+            return gather(roles, None, Variety(), [[]] * ROWS, prompts, list(range(ROWS)), 0.05, config.ppo)
+
+        experience = answers()
+        found[way] = seconds(answers), seconds(lambda learner=learner, given=experience: learner.learn(given, 0))
+        click.echo(f"{way}: {found[way][0]:.2f} s to answer, {found[way][1]:.2f} s to learn, "
+                   f"{torch.cuda.max_memory_allocated() / 1e9:.2f} GB at most")  # fmt: skip
+        roles.remove("policy")
+    shape = KNOWN["Qwen2.5-0.5B"]
+    told = memory(shape, config, "ppo", "bf16", prompt=PROMPT, answer=NEW, device="cuda")["total"]
+    # There and back through frozen weights are two products each; the vocabulary's is needed for answers alone.
+    tokens = config.ppo.epochs * ROWS
+    work = 4 * tokens * ((PROMPT + NEW) * (shape.parameters - shape.embedding) + NEW * shape.embedding)
+    (_, fast), (_, plain) = found["recorded"], found["not recorded"]
+    click.echo(f"told {told / 1e9:.2f} GB; products alone {work / speed:.3f} s at {speed / 1e12:.0f} TFLOP/s")
+    line("learning from an update, 0.5B, s (theirs: not recorded)", fast, plain, plain / fast, "", None)
+
+
 def large(_: bool) -> None:
     from engine.estimate import fitted, memory
     from engine.feedback.examples import Ranking
@@ -160,10 +214,6 @@ def large(_: bool) -> None:
     from engine.models.roles import Roles
     from engine.models.shape import shape_of
     from engine.prompts import load_prompts
-
-    class Variety:
-        def scores(self, answers):
-            return torch.tensor([float(len(set(a.ids))) for a in answers])
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -211,7 +261,7 @@ def large(_: bool) -> None:
             roles.remove(role)
 
 
-PARTS = {"rollouts": rollouts, "large": large}
+PARTS = {"rollouts": rollouts, "updates": updates, "large": large}
 
 
 @click.command()

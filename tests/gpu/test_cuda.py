@@ -8,9 +8,11 @@ from engine.machine import memory_in_use
 from engine.methods.online import gather
 from engine.methods.ppo import PPO, train_ppo
 from engine.methods.settings import PPOConfig
+from engine.models import replayed
 from engine.models.chat import encode_prompt
 from engine.models.load import load_base
 from engine.models.roles import Roles
+from engine.models.states import real_states
 from engine.prompts import load_prompts
 from engine.sampling import ways
 from engine.sampling.recorded import RecordedSteps
@@ -72,6 +74,37 @@ def test_rollouts_by_recorded_steps_are_the_models_own(monkeypatch):
     assert torch.equal(found[0].response_ids, found[1].response_ids)
 
 
+@pytest.mark.parametrize("precision", list(BOUNDS))
+def test_a_recorded_pass_gives_the_plain_ones_states_and_gradients(precision, monkeypatch):
+    roles, batches = pocket(precision), []
+    for seed, width in enumerate((30, 29, 28, 27, 30)):
+        ids = torch.randint(3, 400, (5, width), generator=torch.Generator().manual_seed(seed))
+        mask = torch.ones_like(ids, dtype=torch.bool)
+        mask[2, width // 2 :] = False
+        batches.append((ids.cuda(), mask.cuda()))
+
+    def passes():
+        found = []
+        for i, (ids, mask) in enumerate(batches):
+            shake(roles, "policy", 0.01 * (i + 1))  # a record reads what the weights are now
+            with roles.acting("policy", train=True) as model:
+                states = real_states(model, ids, mask)
+                states.float().square().sum().backward()
+            found.append([states.detach(), *(p.grad for p in roles.parameters("policy"))])
+            for p in roles.parameters("policy"):
+                p.grad = None
+        return found
+
+    recorded = passes()
+    kept = replayed._passes[roles.peft.get_base_model()].kept
+    assert [len(played.graphs) for played in kept.values()] == [2]  # there and back
+    monkeypatch.setattr(replayed, "DEVICES", set())
+    bound = 1e-4 if precision == "float32" else 0.05
+    for fast, plain in zip(recorded, passes(), strict=True):
+        for a, b in zip(fast, plain, strict=True):
+            assert (a - b).norm() <= bound * b.norm()
+
+
 @pytest.mark.parametrize("precision", ["bf16", "float16", "nf4"])
 def test_ppo_learns_what_it_is_paid_for(precision):
     roles = pocket(precision)
@@ -93,7 +126,7 @@ def test_memory_that_runs_out_halves_the_part_and_changes_nothing():
     found = []
     for short in (False, True):
         roles = pocket("float32")
-        learner = PPO(roles, PPOConfig(rank=8, epochs=1, minibatches=1, max_new_tokens=64))
+        learner = PPO(roles, PPOConfig(rank=8, epochs=3, minibatches=1, max_new_tokens=64))
         prompts = [encode_prompt(roles.tokenizer, c) for c in ASKED] * 20
         batch = gather(
             roles,
