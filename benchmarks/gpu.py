@@ -175,7 +175,10 @@ def updates(_: bool) -> None:
     from engine.models.shape import KNOWN
 
     base, speed = as_base(random_model("0.5B")), product_speed()
-    config = read_config({"ppo": {"episodes": ROWS, "minibatches": 2, "epochs": 4, "max_new_tokens": NEW}})
+    config = read_config({
+        # Learning from the same answers again and again is not to stop.
+        "ppo": {"episodes": ROWS, "minibatches": 2, "epochs": 4, "max_new_tokens": NEW, "stop_kl": 1e9},
+    })  # fmt: skip
     prompts = torch.randint(3, 1000, (ROWS, PROMPT)).tolist()
     found = {}
     for way, devices in (("recorded", {"cuda"}), ("not recorded", set())):
@@ -194,6 +197,7 @@ def updates(_: bool) -> None:
         click.echo(f"{way}: {found[way][0]:.2f} s to answer, {found[way][1]:.2f} s to learn, "
                    f"{torch.cuda.max_memory_allocated() / 1e9:.2f} GB at most")  # fmt: skip
         roles.remove("policy")
+        replayed.forget_passes()
     shape = KNOWN["Qwen2.5-0.5B"]
     told = memory(shape, config, "ppo", "bf16", prompt=PROMPT, answer=NEW, device="cuda")["total"]
     # There and back through frozen weights are two products each; the vocabulary's is needed for answers alone.

@@ -10,7 +10,8 @@ Anywhere but on a GPU the same is computed without a record.
 import logging
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 from weakref import WeakKeyDictionary, ref
 
@@ -28,6 +29,7 @@ Work = Callable[[Layout], Tensor]  # a pass: last hidden states [tokens, width] 
 
 DEVICES = {"cuda"}
 WAITS = 0.2  # share of a pass that the host waits for the GPU, above which it is not the host that takes the time
+SPARE = 2  # times what a pass keeps for its way back that has to be free beside it: a record holds it for good
 BEFORE = 1  # times that a pass of a size has come before it is recorded: not all that comes once comes again
 MOST = 16  # passes of a model that are kept
 
@@ -36,6 +38,35 @@ def roomy(size: int) -> int:
     """At least `size`, and at most a quarter more: one of few sizes, so that few passes are recorded."""
     step = max(16, (1 << (size - 1).bit_length()) // 8)
     return -(-size // step) * step
+
+
+def _free() -> int:
+    """Bytes of the GPU's memory that torch may still take."""
+    free, total = torch.cuda.mem_get_info()
+    reserved = torch.cuda.memory_reserved()
+    allowed = int(torch.cuda.get_per_process_memory_fraction() * total)
+    return min(free, allowed - reserved) + reserved - torch.cuda.memory_allocated()
+
+
+@contextmanager
+def _leaves(model: Any, weights: list[nn.Parameter]) -> Iterator[list[nn.Parameter]]:
+    """Has the adapters of `model` compute with other leaves of the graph, in the memory of `weights`.
+
+    torch brings a leaf's gradient to the stream that first used it, and while any loss of before is still held, that
+    is not the one that records, which ends the record.
+    """
+    leaves = [nn.Parameter(w.detach()) for w in weights]
+    new = dict(zip(map(id, weights), leaves, strict=True))
+    parts = [part for layer in linears(model) if hasattr(layer, "lora_A")
+             for part in (*layer.lora_A.values(), *layer.lora_B.values())]  # fmt: skip
+    kept = [(part, part.weight) for part in parts if id(part.weight) in new]
+    for part, weight in kept:
+        part.weight = new[id(weight)]
+    try:
+        yield leaves
+    finally:
+        for part, weight in kept:
+            part.weight = weight
 
 
 class _Once:
@@ -73,37 +104,40 @@ class Pass:
         self.layout.cells[:tokens] = layout.cells + (layout.cells // width) * (wide - width)
 
     def pays(self, work: Work) -> bool:
-        """Whether it is the host that a pass takes its time for."""
+        """Whether it is the host that a pass takes its time for, and there is memory to spare for a record."""
         if not self.found.is_cuda:
             return True
+        before = torch.cuda.memory_allocated()
         torch.cuda.synchronize()
         began = time.perf_counter()
         states = work(self.layout)
         started = time.perf_counter()
         torch.cuda.synchronize()
         ended = time.perf_counter()
-        if ended - started > WAITS * (ended - began):
+        kept = torch.cuda.memory_allocated() - before
+        if ended - started > WAITS * (ended - began) or _free() < SPARE * kept:
             return False
         if self.weights:
-            self._gradients(states, torch.zeros_like(states))  # sets up what the way back needs
+            self._gradients(states, torch.zeros_like(states), self.weights)  # sets up what the way back needs
         return True
 
-    def prepare(self, work: Work, pool: Any) -> None:
+    def prepare(self, model: Any, work: Work, pool: Any) -> None:
         """Record it, in the memory of another graph's `pool` if there is one. Raises RuntimeError where it cannot."""
         if not self.found.is_cuda:
             return
-        there, self.states = record(lambda: work(self.layout), pool)
-        self.graphs = [there]
-        if self.weights:
-            self.into = torch.zeros_like(self.states)
-            back, _ = record(lambda: self._gradients(self.states, self.into), there.pool())
-            self.graphs.append(back)
-        self.states = self.states.detach()
+        with _leaves(model, self.weights) as leaves:
+            there, self.states = record(lambda: work(self.layout), pool)
+            self.graphs = [there]
+            if leaves:
+                self.into = torch.zeros_like(self.states)
+                back, _ = record(lambda: self._gradients(self.states, self.into, leaves), there.pool())
+                self.graphs.append(back)
+            self.states = self.states.detach()
 
-    def _gradients(self, states: Tensor, into: Tensor) -> None:
-        parts = self.found.split([w.numel() for w in self.weights])
-        places = [part.view_as(w) for part, w in zip(parts, self.weights, strict=True)]
-        torch._foreach_copy_(places, list(torch.autograd.grad(states, self.weights, into)))
+    def _gradients(self, states: Tensor, into: Tensor, leaves: list[nn.Parameter]) -> None:
+        parts = self.found.split([w.numel() for w in leaves])
+        places = [part.view_as(w) for part, w in zip(parts, leaves, strict=True)]
+        torch._foreach_copy_(places, list(torch.autograd.grad(states, leaves, into)))
 
     def play(self, work: Work) -> Tensor:
         """The states [tokens, width of the model] of what it has taken, with gradients."""
@@ -123,7 +157,7 @@ class Pass:
             self.into.copy_(into)
             self.graphs[1].replay()
         else:
-            self._gradients(self.states, into)
+            self._gradients(self.states, into, self.weights)
             self.states = self.found  # what led there is not needed any more
         parts = self.found.clone().split([w.numel() for w in self.weights])
         return [part.view_as(w) for part, w in zip(parts, self.weights, strict=True)]
@@ -168,7 +202,7 @@ class Passes:
             self.seen[kind] += 1
             return None
         if kind not in self.kept:
-            self.kept[kind] = self._new(Pass(*size, trained, layout.ids.device), layout, work)
+            self.kept[kind] = self._new(Pass(*size, trained, layout.ids.device), model, layout, work)
             if len(self.kept) > MOST:
                 self.kept.popitem(last=False)
         played = self.kept.get(kind)
@@ -199,18 +233,19 @@ class Passes:
         """Those that share memory: the ones that go back share what they keep for that, and so do the others."""
         return [played for played in self.kept.values() if played and bool(played.weights) == bool(trained)]
 
-    def _new(self, new: Pass, layout: Layout, work: Work) -> Pass | None:
+    def _new(self, new: Pass, model: Any, layout: Layout, work: Work) -> Pass | None:
         new.take(layout)
         try:
             if not new.pays(work):
                 return None
             graphs = [graph for other in self._alike(new.weights) for graph in other.graphs]
-            new.prepare(work, graphs[0].pool() if graphs else None)
+            new.prepare(model, work, graphs[0].pool() if graphs else None)
             return new
         except torch.OutOfMemoryError:
             log.info("There is not the memory to record passes.")
         except RuntimeError as error:
             log.warning("Training takes longer here: a pass could not be recorded (%s).", str(error).split("\n")[0])
+            log.debug("What led to it:", exc_info=error)
         self.forget()
         self.able = False
         return None

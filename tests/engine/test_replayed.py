@@ -103,6 +103,18 @@ def test_a_pass_that_has_not_gone_back_is_not_overwritten(roles, plays):
         torch.autograd.grad(losses[1], trained)
 
 
+def test_other_leaves_are_the_same_weights(roles):
+    """What a record's gradients are taken of, so that no loss of before that is still held is in its way."""
+    rows, trained = batch(30, 0), roles.parameters("policy")
+    plain = torch.autograd.grad(loss_of(roles, "policy", *rows), trained)
+    model = roles.base.model
+    with replayed._leaves(model, trained) as leaves:
+        assert roles.parameters("policy")[0] is trained[0] is not leaves[0]
+        found = torch.autograd.grad(loss_of(roles, "policy", *rows), leaves)
+    assert all(torch.equal(a, b) for a, b in zip(found, plain, strict=True))
+    assert all(a is b for a, b in zip(trained, (p for p in model.parameters() if p.requires_grad), strict=True))
+
+
 def test_weights_that_moved_are_recorded_anew(roles, plays):
     rows, layer = batch(30, 0), roles.base.model.get_decoder().layers[0].self_attn.q_proj.base_layer
     for _ in range(BEFORE + 1):
