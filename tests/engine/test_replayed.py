@@ -106,11 +106,11 @@ def test_a_pass_that_has_not_gone_back_is_not_overwritten(roles, plays):
 def test_other_leaves_are_the_same_weights(roles):
     """What a record's gradients are taken of, so that no loss of before that is still held is in its way."""
     rows, trained = batch(30, 0), roles.parameters("policy")
-    plain = torch.autograd.grad(loss_of(roles, "policy", *rows), trained)
+    plain = torch.autograd.grad(loss_of(roles, "policy", *rows, way=states._padded), trained)
     model = roles.base.model
     with replayed._leaves(model, trained) as leaves:
         assert roles.parameters("policy")[0] is trained[0] is not leaves[0]
-        found = torch.autograd.grad(loss_of(roles, "policy", *rows), leaves)
+        found = torch.autograd.grad(loss_of(roles, "policy", *rows, way=states._padded), leaves)
     assert all(torch.equal(a, b) for a, b in zip(found, plain, strict=True))
     assert all(a is b for a, b in zip(trained, (p for p in model.parameters() if p.requires_grad), strict=True))
 
