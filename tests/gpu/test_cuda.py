@@ -85,6 +85,9 @@ def test_a_recorded_pass_gives_the_plain_ones_states_and_gradients(precision, mo
 
     def passes():
         found = []
+        with torch.no_grad():
+            for p in roles.parameters("policy"):
+                p.zero_()
         for i, (ids, mask) in enumerate(batches):
             shake(roles, "policy", 0.01 * (i + 1))  # a record reads what the weights are now
             with roles.acting("policy", train=True) as model:
