@@ -30,7 +30,7 @@ Work = Callable[[Layout], Tensor]  # a pass: last hidden states [tokens, width] 
 DEVICES = {"cuda"}
 WAITS = 0.2  # share of a pass that the host waits for the GPU, above which it is not the host that takes the time
 SPARE = 2  # times what a pass keeps for its way back that has to be free beside it: a record holds it for good
-BEFORE = 1  # times that a pass of a size has come before it is recorded: not all that comes once comes again
+BEFORE = 2  # times that a pass of a size comes before it is recorded: not all that comes once comes again
 MOST = 16  # passes of a model that are kept
 
 
@@ -46,6 +46,21 @@ def _free() -> int:
     reserved = torch.cuda.memory_reserved()
     allowed = int(torch.cuda.get_per_process_memory_fraction() * total)
     return min(free, allowed - reserved) + reserved - torch.cuda.memory_allocated()
+
+
+def _watched(plain: Callable[[], Tensor], layout: Layout) -> tuple[Tensor, bool]:
+    """(a pass's states, whether it is the host that it takes its time for, and there is memory for a record)."""
+    if not layout.ids.is_cuda:
+        return plain(), True
+    before = torch.cuda.memory_allocated()
+    torch.cuda.synchronize()
+    began = time.perf_counter()
+    states = plain()
+    started = time.perf_counter()
+    torch.cuda.synchronize()
+    ended = time.perf_counter()
+    kept = torch.cuda.memory_allocated() - before
+    return states, ended - started <= WAITS * (ended - began) and _free() >= SPARE * kept
 
 
 @contextmanager
@@ -103,28 +118,14 @@ class Pass:
         wide = self.layout.groups[0].shape[1]
         self.layout.cells[:tokens] = layout.cells + (layout.cells // width) * (wide - width)
 
-    def pays(self, work: Work) -> bool:
-        """Whether it is the host that a pass takes its time for, and there is memory to spare for a record."""
-        if not self.found.is_cuda:
-            return True
-        before = torch.cuda.memory_allocated()
-        torch.cuda.synchronize()
-        began = time.perf_counter()
-        states = work(self.layout)
-        started = time.perf_counter()
-        torch.cuda.synchronize()
-        ended = time.perf_counter()
-        kept = torch.cuda.memory_allocated() - before
-        if ended - started > WAITS * (ended - began) or _free() < SPARE * kept:
-            return False
-        if self.weights:
-            self._gradients(states, torch.zeros_like(states), self.weights)  # sets up what the way back needs
-        return True
-
     def prepare(self, model: Any, work: Work, pool: Any) -> None:
         """Record it, in the memory of another graph's `pool` if there is one. Raises RuntimeError where it cannot."""
         if not self.found.is_cuda:
             return
+        states = work(self.layout)  # libraries set themselves up the first time
+        if self.weights:
+            self._gradients(states, torch.zeros_like(states), self.weights)
+        del states
         with _leaves(model, self.weights) as leaves:
             there, self.states = record(lambda: work(self.layout), pool)
             self.graphs = [there]
@@ -187,30 +188,34 @@ class Passes:
         self.kept: OrderedDict[tuple, Pass | None] = OrderedDict()  # None where a record does not pay
         self.able = True
 
-    def play(self, model: Any, layout: Layout, work: Work) -> Tensor | None:
-        """The states of `layout` [its tokens or more, width of the model]; None where it has to be computed plainly."""
+    def states(self, model: Any, layout: Layout, whole: Work, plain: Callable[[], Tensor]) -> Tensor:
         rows, width = layout.groups[0].shape
         weights = self._weights(model)
         if weights is None or len(layout.groups) > 1:
-            return None
+            return plain()
         adapters, trained = weights
         if any(other.away for other in self._alike(trained)):
-            return None
+            return plain()
         size = (rows, roomy(width), roomy(len(layout.ids)))
         kind = (*size, adapters, bool(trained))
+        self.seen[kind] += 1
         if self.seen[kind] < BEFORE:
-            self.seen[kind] += 1
-            return None
+            return plain()
+        if self.seen[kind] == BEFORE:
+            states, pays = _watched(plain, layout)
+            if not pays:
+                self.kept[kind] = None
+            return states
         if kind not in self.kept:
-            self.kept[kind] = self._new(Pass(*size, trained, layout.ids.device), model, layout, work)
+            self.kept[kind] = self._new(Pass(*size, trained, layout.ids.device), model, layout, whole)
             if len(self.kept) > MOST:
                 self.kept.popitem(last=False)
         played = self.kept.get(kind)
         if played is None:
-            return None
+            return plain()
         self.kept.move_to_end(kind)
         played.take(layout)
-        return played.play(work)
+        return played.play(whole)
 
     def _weights(self, model: Any) -> tuple[tuple, list[nn.Parameter]] | None:
         """(which adapters are on, their weights that take gradients); None where other weights take some."""
@@ -236,8 +241,6 @@ class Passes:
     def _new(self, new: Pass, model: Any, layout: Layout, work: Work) -> Pass | None:
         new.take(layout)
         try:
-            if not new.pays(work):
-                return None
             graphs = [graph for other in self._alike(new.weights) for graph in other.graphs]
             new.prepare(model, work, graphs[0].pool() if graphs else None)
             return new
@@ -258,15 +261,15 @@ class Passes:
 _passes: WeakKeyDictionary[Any, Passes | None] = WeakKeyDictionary()  # None for models that are not plain
 
 
-def played(model: Any, layout: Layout, work: Work) -> Tensor | None:
-    """The last hidden states [tokens or more, width] of `layout` by a recorded pass, `work` being the plain one; None
-    where there is none."""
+def states_of(model: Any, layout: Layout, whole: Work, plain: Callable[[], Tensor]) -> Tensor:
+    """The last hidden states [tokens or more, width] of `layout`: by a recorded pass where there is one, `whole` being
+    what is recorded, else by `plain`, which may leave out what nobody needs."""
     if layout.ids.device.type not in DEVICES:
-        return None
+        return plain()
     if model not in _passes:
         _passes[model] = Passes() if is_plain(model) else None
     passes = _passes[model]
-    return passes.play(model, layout, work) if passes and passes.able else None
+    return passes.states(model, layout, whole, plain) if passes and passes.able else plain()
 
 
 def forget_passes() -> None:

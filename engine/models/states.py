@@ -19,7 +19,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from engine.models.layout import Layout, lay_out
 from engine.models.recompute import recomputes, recomputing
-from engine.models.replayed import played
+from engine.models.replayed import states_of
 
 SIDE_BY_SIDE = "side_by_side"  # the name by which transformers finds the attention below
 
@@ -122,18 +122,21 @@ def _one_row(model: Any, layout: Layout) -> Tensor:
 def _side_by_side(model: Any, ids: Tensor, mask: Tensor, wanted: Tensor) -> Tensor:
     layout = lay_out(ids, mask)
     nodes = layout.nodes[wanted]
-    if not recomputes(model) and (states := played(model, layout, partial(_one_row, model))) is not None:
-        return states.index_select(0, nodes)
-    needed, back = nodes.unique(return_inverse=True)
 
-    @contextmanager
-    def surroundings() -> Iterator[None]:
-        with _attending_by_rows(model), _last_block_for(model, needed):
-            yield
+    def plain() -> Tensor:
+        needed = nodes.unique()
 
-    with surroundings(), recomputing(model, surroundings):
-        states = _one_row(model, layout)
-    return states.index_select(0, needed).index_select(0, back)
+        @contextmanager
+        def surroundings() -> Iterator[None]:
+            with _attending_by_rows(model), _last_block_for(model, needed):
+                yield
+
+        with surroundings(), recomputing(model, surroundings):
+            return _one_row(model, layout)
+
+    # What is computed again on the way back is not recorded: memory is short.
+    found = plain() if recomputes(model) else states_of(model, layout, partial(_one_row, model), plain)
+    return found.index_select(0, nodes)
 
 
 def _padded(model: Any, ids: Tensor, mask: Tensor, wanted: Tensor) -> Tensor:
