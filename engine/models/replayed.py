@@ -31,7 +31,7 @@ DEVICES = {"cuda"}
 WAITS = 0.2  # share of a pass that the host waits for the GPU, above which it is not the host that takes the time
 SPARE = 2  # times what a pass keeps for its way back that has to be free beside it: a record holds it for good
 BEFORE = 2  # times that a pass of a size comes before it is recorded: not all that comes once comes again
-MOST = 16  # passes of a model that are kept
+MOST = 32  # passes of a model that are kept
 
 
 def roomy(size: int) -> int:
@@ -91,17 +91,20 @@ class _Once:
 class Pass:
     """A pass over long rows of up to `tokens`, whose attention sees `rows` of up to `width`.
 
-    weights: what takes gradients; without any there is no way back.
+    weights: what takes gradients; without any there is no way back. like: a pass of another size of the same weights.
     """
 
-    def __init__(self, rows: int, width: int, tokens: int, weights: list[nn.Parameter], device: torch.device):
+    def __init__(
+        self, rows: int, width: int, tokens: int, weights: list[nn.Parameter], like: "Pass | None", device: torch.device
+    ):
         def zeros(*size: int) -> Tensor:
             return torch.zeros(size, dtype=torch.long, device=device)
 
         # What is left in here of longer rows does no harm: it is computed, and nobody looks at it.
         self.layout = Layout(zeros(tokens), zeros(tokens), [zeros(rows, width)], zeros(tokens), zeros(0))
         self.weights = weights
-        self.found = torch.zeros(sum(w.numel() for w in weights), device=device)  # their gradients, end to end
+        # Their gradients, end to end; they are copied from here before another pass of these weights comes.
+        self.found: Tensor = like.found if like else torch.zeros(sum(w.numel() for w in weights), device=device)
         self.states = self.into = self.found  # the states [tokens, width of the model], and what comes back into them
         self.graphs: list[Any] = []
         self.flying: ref[_Once] | None = None  # there and not yet back: what it keeps for the way back is in use
@@ -207,7 +210,8 @@ class Passes:
                 self.kept[kind] = None
             return states
         if kind not in self.kept:
-            self.kept[kind] = self._new(Pass(*size, trained, layout.ids.device), model, layout, whole)
+            like = next((other for key, other in self.kept.items() if other and key[3:] == kind[3:]), None)
+            self.kept[kind] = self._new(Pass(*size, trained, like, layout.ids.device), model, layout, whole)
             if len(self.kept) > MOST:
                 self.kept.popitem(last=False)
         played = self.kept.get(kind)

@@ -74,11 +74,12 @@ def test_a_pass_takes_shorter_rows_and_weights_that_changed(roles, plays):
 
 
 def test_gradients_add_up_over_parts(roles, plays):
-    trained, parts = roles.parameters("policy"), [batch(30, seed) for seed in range(4)]
+    trained = roles.parameters("policy")
+    parts = [batch(width, seed) for seed, width in enumerate((30, 30, 30, 50, 50, 50, 30))]
     expected = torch.autograd.grad(sum(loss_of(roles, "policy", *rows, way=states._padded) for rows in parts), trained)
     for rows in parts:
         loss_of(roles, "policy", *rows).backward()
-    assert plays
+    assert plays == [(5, 32), (5, 64), (5, 32)]
     for p, gradient in zip(trained, expected, strict=True):
         assert torch.allclose(p.grad, gradient, atol=1e-4 * float(gradient.abs().max()))
 
