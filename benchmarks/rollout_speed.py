@@ -3,11 +3,15 @@
     python benchmarks/rollout_speed.py [--rounds 5]
 
 All on the pocket model in one process, in turn; medians. Rollouts: 64 prompts, answers end by themselves, tokens are
-those up to the end; ours gives log-probabilities as well. Chat: 64 tokens without an end, streamed as text.
+those up to the end; ours gives log-probabilities as well. Chat: 64 tokens without an end, streamed as text; ours is the
+serving worker itself, and both take as many threads as that does.
 """
 
+import io
+import tempfile
 import threading
 import time
+from pathlib import Path
 from statistics import median
 
 import click
@@ -15,17 +19,20 @@ import torch
 from sides import line
 from transformers import TextIteratorStreamer
 
-from engine.models.chat import decode, encode_prompt
+from engine.models.chat import encode_prompt
 from engine.models.load import load_base, stop_ids
 from engine.models.roles import Roles
 from engine.prompts import load_prompts
-from engine.sampling.rollout import decode_steps, pad_left, rollout
+from engine.sampling.rollout import pad_left, rollout
 from engine.sampling.settings import Sampling
+from engine.serving import worker
+from engine.serving.worker import Worker
 
 ROWS, LONGEST, STREAMED = 64, 96, 64
 
 
-def timed(work) -> tuple[float, int]:
+def timed(work, threads: int) -> tuple[float, int]:
+    torch.set_num_threads(threads)
     started = time.perf_counter()
     tokens = work()
     return time.perf_counter() - started, tokens
@@ -37,6 +44,7 @@ def main(rounds: int) -> None:
     roles = Roles(load_base("pocket"))
     roles.add("policy", rank=16)
     base, tokenizer = roles.base, roles.tokenizer
+    asked = [{"role": "user", "content": load_prompts("everyday")[0]}]
     prompts = [encode_prompt(tokenizer, [{"role": "user", "content": p}]) for p in load_prompts("everyday")[:ROWS]]
     stops, pad = stop_ids(base), tokenizer.pad_token_id
 
@@ -56,18 +64,17 @@ def main(rounds: int) -> None:
         ended = torch.isin(out, torch.tensor(stops)).cumsum(-1)
         return int(((ended == 0) | ((ended == 1) & torch.isin(out, torch.tensor(stops)))).sum())
 
+    folder = tempfile.TemporaryDirectory()
+    roles.save("policy", Path(folder.name), {"kind": "policy"})
+    worker.stop_ids = lambda base: []
+    serving, every = Worker(io.StringIO()), torch.get_num_threads()
+
     def stream(count: int) -> int:
-        texts: list[list[int]] = [[] for _ in range(count)]
-        with roles.answering("policy") as model:
-            steps = decode_steps(
-                model, prompts[:1] * count, pad, [], Sampling(max_new_tokens=STREAMED), list(range(count))
-            )
-            for step in steps:
-                for row, token in zip(step.rows, step.tokens, strict=True):
-                    texts[row].append(token)
-                for ids in texts:
-                    decode(tokenizer, ids)
-        return sum(map(len, texts))
+        serving.generate({
+            "id": 1, "base": str(base.path), "adapter": folder.name, "messages": asked, "seeds": list(range(count)),
+            "sampling": {"max_new_tokens": STREAMED},
+        })  # fmt: skip
+        return count * STREAMED
 
     def their_stream() -> int:
         streamer = TextIteratorStreamer(tokenizer, skip_prompt=True)
@@ -88,11 +95,12 @@ def main(rounds: int) -> None:
 
     works = {"ours": ours, "theirs": theirs, "one": lambda: stream(1), "four": lambda: stream(4), "their": their_stream}
     for work in works.values():
-        work()  # once to warm up
+        work()  # once to warm up; the worker decides how many threads chat takes
+    few = torch.get_num_threads()
     seen: dict[str, list[tuple[float, int]]] = {name: [] for name in works}
     for _ in range(rounds):
         for name, work in works.items():
-            seen[name].append(timed(work))
+            seen[name].append(timed(work, every if name in ("ours", "theirs") else few))
     speed = {name: median(tokens / seconds for seconds, tokens in runs) for name, runs in seen.items()}
     seconds = {name: median(s for s, _ in runs) for name, runs in seen.items()}
     ratio = speed["ours"] / speed["theirs"]
