@@ -57,6 +57,7 @@ def seconds(store: Store, method: str, config: RunConfig, base_fingerprint: str,
         base_fingerprint,
         LOOKED_BACK,
     )
+    config = config.settled(feedback)
     told = [_scaled(store, row, config, feedback) for row in rows]
     return min(told, key=lambda one: one[0])[1] if told else None
 
@@ -141,6 +142,7 @@ def first_seconds(store: Store, method: str, config: RunConfig, shape: Shape, fe
     prompt, answer = lengths(store)
     speed = machine_speed() * (min(1.0, config.threads / (os.cpu_count() or 1)) if config.threads else 1.0)
     answer = answer or int(ANSWERED * config.ppo.max_new_tokens)
+    config = config.settled(feedback)
     clock = Clock(shape, speed, prompt, answer, config.recompute == "always")
     return _pace(shape, config) * sum(clock.stage(config, stage, feedback) for stage in stages)
 

@@ -1,8 +1,8 @@
 """A run's settings: what a person may set, checked before anything starts. Needs no torch."""
 
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from difflib import get_close_matches
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -61,6 +61,11 @@ class RunConfig:
 
     def as_dict(self) -> dict:
         return asdict(self)
+
+    def settled(self, feedback: int) -> Self:
+        """The same with what hangs on how many rankings and edits there are; a reward function needs none."""
+        worth = 0 if self.reward_function else feedback
+        return replace(self, ppo=self.ppo.settled(worth), reinforce=self.reinforce.settled(worth))
 
     @property
     def sampling(self) -> Sampling:

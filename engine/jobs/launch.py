@@ -8,7 +8,8 @@ import sys
 import psutil
 
 from engine.errors import UserError
-from engine.store import runs
+from engine.jobs.config import read_config
+from engine.store import feedback, runs
 from engine.store.db import Store, now
 from engine.workspace import Workspace
 
@@ -32,7 +33,8 @@ def start(workspace: Workspace, store: Store, method: str, config: dict, parent_
     """Queue a run and start its process; returns the run's id at once."""
     if method not in METHODS:
         raise UserError(f'There is no method "{method}". Choose one of {", ".join(METHODS)}.')
-    run_id = runs.add_run(store, method, config, parent_version_id)
+    settled = read_config(config).settled(feedback.compared(store))
+    run_id = runs.add_run(store, method, settled.as_dict(), parent_version_id)
     _spawn(workspace, store, run_id)
     return run_id
 

@@ -133,7 +133,7 @@ def train_online(
     With `checkpoints`, state is kept there every few updates and when the run is stopped, and taken up again if it is
     there. With `select_every`, the policy that scored best on the `held_out` conversations is the one that remains.
     """
-    context = context or Silent()
+    context, config = context or Silent(), config.settled()
     controller = losses.AdaptiveKL(config.kl_coefficient, config.kl_target, config.kl_horizon)
     best = Best(roles, scorer, held_out or [], config)
     steps = learner.steps

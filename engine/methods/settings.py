@@ -1,7 +1,7 @@
 """The settings of each method: default, range and meaning. Needs no torch, so the page can show and check them."""
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Literal, Self
 
 from engine.training.settings import (
     OPTIMIZER,
@@ -93,11 +93,16 @@ class ILQLConfig(FitConfig):
     beta: NotNegative = setting(4.0, "How far Q - V shifts sampling.")
 
 
+UPDATES, FEW, MANY = 60, 50, 100  # what few rankings are worth, up to so many; twice that from so many on
+
+
 @dataclass(frozen=True)
 class OnlineConfig:
     """What every method has that learns from answers as it gives them."""
 
-    updates: Count = setting(60, "Batches of answers to learn from.")
+    updates: Natural = setting(
+        0, "Batches of answers to learn from; 0 for 60 with up to 50 rankings and edits, 120 from 100 on."
+    )
     episodes: Count = setting(64, "Answers per update.")
     samples: Count = setting(1, "Answers to the same prompt among them.")
     learning_rate: Positive = setting(4e-4, "Learning rate of the policy's adapter.")
@@ -125,6 +130,14 @@ class OnlineConfig:
     max_new_tokens: Count = setting(96, "Longest answer, in tokens.")
     micro_batch: Natural = setting(0, "Answers of a step at a time, to save memory; 0 for all at once.")
     seed: int = setting(0, "Seed of everything that is drawn.")
+
+    def settled(self, feedback: int = 0) -> Self:
+        """The same with as many updates as so many rankings and edits are worth, where none are set.
+
+        A reward model that has seen more can be followed further before it misleads (Gao et al. 2022, section 3.3).
+        """
+        share = (min(max(feedback, FEW), MANY) - FEW) / (MANY - FEW)
+        return self if self.updates else replace(self, updates=round(UPDATES * (1 + share)))
 
 
 @dataclass(frozen=True)

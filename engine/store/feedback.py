@@ -108,6 +108,12 @@ def counts(store: Store) -> dict[str, int]:
     return found
 
 
+def compared(store: Store) -> int:
+    """How many rankings and edits stand: what a reward model learns most from."""
+    found = counts(store)
+    return found["ranking"] + found["edit"]
+
+
 def _prompt_of(store: Store, response_id: int) -> int:
     row = store.row("SELECT prompt_id FROM responses WHERE id = ?", response_id)
     if row is None:

@@ -53,10 +53,13 @@ LIBRARIES = 0.6  # gigabytes that interpreter and libraries of a run take
 EFFORT = {"quick": 0.5, "balanced": 1.0, "thorough": 2.0}
 
 
-def settings_of(method: str, preset: str) -> dict:
-    """A run's settings: a thorough one takes more steps and compares more prompts, a quick one fewer."""
+def settings_of(method: str, preset: str, compared: int) -> dict:
+    """A run's settings: a thorough one takes more steps and compares more prompts, a quick one fewer.
+
+    compared: how many rankings and edits there are.
+    """
     effort = EFFORT.get(preset, 1.0)
-    usual = engine.read_config({}).as_dict()
+    usual = engine.read_config({}).settled(compared).as_dict()
     values: dict = {"compare": {"prompts": int(64 * effort)}}
     for stage in ("reward", "sft", "dpo", "kto", "ilql"):
         values[stage] = {
@@ -206,20 +209,24 @@ def build(session: Session) -> None:
     def ways() -> list[list[str]]:
         return [[name, LABELS[name], engine.launcher.METHODS[name]] for name in LABELS]
 
+    def preset_of(method: str, preset: str) -> dict:
+        return settings_of(method, preset, engine.feedback_log.compared(session.store))
+
     def offered(method: str, preset: str) -> dict:
         """The settings of a method as the preset has them."""
-        values = settings_of(method, preset)
+        values, usual = preset_of(method, preset), preset_of(method, "balanced")
         shown = []
         for stage in settings_stages(method):
+            mine, balanced = (values[stage], usual[stage]) if stage else (values, usual)
             for one in engine.described_settings(stage):
                 name = one["name"].removeprefix(f"{stage}.")
-                shown.append({**one, "value": values[stage][name] if stage else values[name]})
+                shown.append({**one, "default": balanced[name], "value": mine[name]})
         return {"settings": shown}
 
     def cost(method: str, preset: str, given: dict) -> dict:
         """What the run that is set up would take: gigabytes at its most hungry stage, in what precision, and seconds;
         None if unknown."""
-        config = engine.read_config(changed(settings_of(method, preset), given))
+        config = engine.read_config(changed(preset_of(method, preset), given))
         version, counts = session.version, engine.feedback_log.counts(session.store)
         device = session.serving.device or "cpu"
         machine = engine.memory_in_use(device)
@@ -251,7 +258,7 @@ def build(session: Session) -> None:
         return engine.quality.quality(session.store)
 
     def improve(method: str, preset: str, text: str, given: dict) -> dict:
-        config = changed(settings_of(method, preset), given)
+        config = changed(preset_of(method, preset), given)
         if method == "pretrain":
             if not text or not Path(text).expanduser().exists():  # an empty path would be the folder we are in
                 raise engine.UserError(f'There is no file or folder "{text}". Give the path of the text to learn from.')

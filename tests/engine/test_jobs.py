@@ -269,9 +269,23 @@ def test_settings_are_checked_before_anything_starts():
     for wrong, message in [
         ("nonsense=1", "no setting"),
         ("ppo.updates=many", "ppo.updates"),
-        ("ppo.updates=0", "greater than"),
+        ("ppo.updates=-1", "greater than"),
         ("ppo.updates", "name=value"),
         ("precision=fp16", "'float16' or 'nf4'"),
     ]:
         with pytest.raises(engine.UserError, match=message):
             engine.parse_settings([wrong])
+
+
+def test_more_feedback_is_worth_more_updates(workspace, store, base_version, monkeypatch):
+    usual = engine.read_config({})
+    updates = {n: usual.settled(n).ppo.updates for n in (0, 6, 50, 75, 100, 400)}
+    assert updates == {0: 60, 6: 60, 50: 60, 75: 90, 100: 120, 400: 120}
+    assert engine.read_config({"ppo": {"updates": 7}}).settled(400).ppo.updates == 7
+    assert engine.read_config({"reward_function": "f.py:g"}).settled(400).ppo.updates == 60
+
+    monkeypatch.setattr(engine.launcher, "_spawn", lambda *_: None)
+    monkeypatch.setattr(engine.feedback_log, "counts", lambda _: {"ranking": 60, "edit": 15, "rating": 40})
+    run = engine.launcher.start(workspace, store, "improve", engine.parse_settings([]), base_version)
+    kept = runs.get_run(store, run)["config"]
+    assert (kept["ppo"]["updates"], kept["reinforce"]["updates"]) == (90, 90)
