@@ -15,7 +15,7 @@ HERE = Path(__file__).parent
 RUNS = (
     ("rollout_speed.py",),
     ("ppo_vs_trl.py", "--updates", "8", "--seeds", "3"),
-    ("ppo_vs_trl.py", "--length", "fixed", "--updates", "3", "--seeds", "2"),
+    ("ppo_vs_trl.py", "--length", "fixed", "--updates", "2", "--seeds", "2"),
     ("reward_speed.py", "--seeds", "2"),
     ("ppo_cost.py",),
     ("estimate.py",),
