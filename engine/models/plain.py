@@ -1,5 +1,6 @@
 """Models of Llama's blocks, whose arithmetic is known (most are)."""
 
+from collections.abc import Iterable
 from typing import Any
 
 from torch import nn
@@ -36,11 +37,11 @@ def is_plain(model: Any) -> bool:
     )
 
 
-def linears(model: Any) -> list[Any]:
-    """The linear layers of a plain model's blocks, as they are now: adapters come and go."""
+def linears(blocks: Iterable[Any]) -> list[Any]:
+    """The linear layers of a plain model's `blocks`, as they are now: adapters come and go."""
     return [
         getattr(part, name)
-        for block in model.get_decoder().layers
+        for block in blocks
         for part, names in ((block.self_attn, ("q_proj", "k_proj", "v_proj", "o_proj")),
                             (block.mlp, ("gate_proj", "up_proj", "down_proj")))
         for name in names

@@ -72,7 +72,7 @@ def _leaves(model: Any, weights: list[nn.Parameter]) -> Iterator[list[nn.Paramet
     """
     leaves = [nn.Parameter(w.detach()) for w in weights]
     new = dict(zip(map(id, weights), leaves, strict=True))
-    parts = [part for layer in linears(model) if hasattr(layer, "lora_A")
+    parts = [part for layer in linears(model.get_decoder().layers) if hasattr(layer, "lora_A")
              for part in (*layer.lora_A.values(), *layer.lora_B.values())]  # fmt: skip
     kept = [(part, part.weight) for part in parts if id(part.weight) in new]
     for part, weight in kept:
@@ -223,7 +223,7 @@ class Passes:
 
     def _weights(self, model: Any) -> tuple[tuple, list[nn.Parameter]] | None:
         """(which adapters are on, their weights that take gradients); None where other weights take some."""
-        layers = linears(model)
+        layers = linears(model.get_decoder().layers)
         places = [(id(layer), base_of(layer).weight.data_ptr()) for layer in layers]
         if places != self.places:
             self.forget()

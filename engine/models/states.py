@@ -127,11 +127,11 @@ def _side_by_side(model: Any, ids: Tensor, mask: Tensor, wanted: Tensor) -> Tens
         needed = nodes.unique()
 
         @contextmanager
-        def surroundings() -> Iterator[None]:
+        def surroundings() -> Iterator[None]:  # of a block that is computed again on the way back
             with _attending_by_rows(model), _last_block_for(model, needed):
                 yield
 
-        with surroundings(), recomputing(model, surroundings):
+        with _last_block_for(model, needed), recomputing(model, surroundings):
             return _one_row(model, layout)
 
     # What is computed again on the way back is not recorded: memory is short.

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from engine.models.lora import active, base_of
+from engine.models.plain import linears
 from engine.sampling.blocks import Block, Linears
 
 
@@ -95,9 +96,7 @@ class Stacks:
     def _weights(self) -> list[tuple[int, int, int]]:
         """Which linear layers the model has, where their weights lie and how large their adapters are: an adapter that
         comes first or goes last replaces the layers, and one that is folded in the weights."""
-        parts = [part for layer in self.layers for part in Block(layer).linears]
-        layers = [layer for part in parts for layer in part.layers]
-        return [(id(layer), base_of(layer).weight.data_ptr(), _ranks([layer])) for layer in layers]
+        return [(id(layer), base_of(layer).weight.data_ptr(), _ranks([layer])) for layer in linears(self.layers)]
 
     def still_fit(self) -> bool:
         return self.known == self._weights()
