@@ -2,7 +2,8 @@
 
 From a finished run of its method on its base, scaled by how much work there is. Before the first one, on a
 CPU, from the model's shape and how fast this machine multiplies matrices: products, the memory that everything else
-goes through, and what each block costs however little there is to compute.
+goes through, and what each block costs however little there is to compute. Settings are those of a run that is queued
+(`RunConfig.settled`).
 """
 
 import json
@@ -57,7 +58,6 @@ def seconds(store: Store, method: str, config: RunConfig, base_fingerprint: str,
         base_fingerprint,
         LOOKED_BACK,
     )
-    config = config.settled(feedback)
     told = [_scaled(store, row, config, feedback) for row in rows]
     return min(told, key=lambda one: one[0])[1] if told else None
 
@@ -142,7 +142,6 @@ def first_seconds(store: Store, method: str, config: RunConfig, shape: Shape, fe
     prompt, answer = lengths(store)
     speed = machine_speed() * (min(1.0, config.threads / (os.cpu_count() or 1)) if config.threads else 1.0)
     answer = answer or int(ANSWERED * config.ppo.max_new_tokens)
-    config = config.settled(feedback)
     clock = Clock(shape, speed, prompt, answer, config.recompute == "always")
     return _pace(shape, config) * sum(clock.stage(config, stage, feedback) for stage in stages)
 

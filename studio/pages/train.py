@@ -226,7 +226,8 @@ def build(session: Session) -> None:
     def cost(method: str, preset: str, given: dict) -> dict:
         """What the run that is set up would take: gigabytes at its most hungry stage, in what precision, and seconds;
         None if unknown."""
-        config = engine.read_config(changed(preset_of(method, preset), given))
+        compared = engine.feedback_log.compared(session.store)
+        config = engine.read_config(changed(preset_of(method, preset), given)).settled(compared)
         version, counts = session.version, engine.feedback_log.counts(session.store)
         device = session.serving.device or "cpu"
         machine = engine.memory_in_use(device)

@@ -128,7 +128,7 @@ def test_time_is_told_before_the_first_run_from_what_there_is_to_do(store, pocke
     shape = shape_of(pocket_base.path)
 
     def told(method="improve", feedback=50, **settings):
-        return timing.first_seconds(store, method, read_config(settings), shape, feedback)
+        return timing.first_seconds(store, method, read_config(settings).settled(feedback), shape, feedback)
 
     usual, more = told(), told(ppo={"updates": 140})
     assert 20 < usual < 2000  # on any machine that is used
@@ -148,7 +148,8 @@ def test_a_run_in_half_the_time_is_told_so_and_one_that_computes_blocks_again_ta
     shape = KNOWN["Qwen2.5-0.5B"]
 
     def told(**settings):
-        return timing.first_seconds(store, "ppo", read_config({"recompute": "never", **settings}), shape, 50)
+        config = read_config({"recompute": "never", **settings}).settled(50)
+        return timing.first_seconds(store, "ppo", config, shape, 50)
 
     assert told(precision="bf16") == told(precision="float32")  # nothing is known of either
     precisions.remember(shape, "cpu", {"float32": 0.4, "bf16": 0.2})
