@@ -102,11 +102,13 @@ def build(session: Session) -> None:
             writing = session.live.get(last) if last is not None else None
             if writing and not writing.done:
                 live = {"prompt_id": last, "texts": writing.texts}
+        version = session.version
         return {
             "conversations": [{"id": c["id"], "title": c["title"]} for c in listed],
             "current": current,
             "live": live,
-            "model": session.version["name"],
+            "model": version["name"],
+            "untaught": version["kind"] == "base" and version["name"] == "pocket",
             "versions": [
                 {"id": v["id"], "name": v["name"]}
                 for v in engine.versions.list_versions(store)
