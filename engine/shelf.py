@@ -10,6 +10,8 @@ from engine.store import models
 from engine.store.db import Store, now
 from engine.workspace import Workspace
 
+BUILT_IN = "pocket"
+REPLACED = "Another built-in model has taken its place. What was made from this one cannot be loaded any more."
 NOT_THERE = "The files of {name} are not where they were. It cannot be {done}."
 
 
@@ -58,6 +60,26 @@ def add_base(store: Store, name: str) -> int:
     path = find_base(name)
     label = name if "/" in name and not Path(name).expanduser().is_dir() else path.name
     return models.ensure_base(store, str(path), fingerprint(path), label)
+
+
+def settle_built_in(store: Store) -> None:
+    """See that there is a version to chat with, and that the built-in model is known by where it lies now.
+
+    A workspace outlives the folder that the studio was installed in, and the built-in model of that day. Where that has
+    moved, its versions follow. Where its weights are others now, nothing made from the old ones can be loaded: the new
+    base is put in use, and the old one says so.
+    """
+    path = find_base(BUILT_IN)
+    weights = fingerprint(path)
+    bases = {v["base_fingerprint"]: v for v in models.list_versions(store, "base")}
+    used = models.newest_chat_version(store)
+    old = bases.get(used["base_fingerprint"]) if used else None
+    replaced = old is not None and old["name"] == BUILT_IN and old["base_fingerprint"] != weights
+    if used is None or replaced or weights in bases:
+        version = models.ensure_base(store, str(path), weights, BUILT_IN)
+        if old is not None and replaced:
+            models.promote(store, version)
+            note(store, old["id"], REPLACED)
 
 
 def cached_bases() -> list[str]:

@@ -39,10 +39,7 @@ class Session:
         self.serving = engine.ServingClient(workspace.folder / "serving.log")
         self.live: dict[int, Live] = {}
         self._local = threading.local()
-        version = engine.versions.newest_chat_version(self.store)
-        if version is None:
-            path = engine.find_base("pocket")
-            engine.versions.ensure_base(self.store, str(path), engine.fingerprint(path), "pocket")
+        engine.shelf.settle_built_in(self.store)
 
     @property
     def store(self):

@@ -1,19 +1,26 @@
 """Model versions: a base and what was trained on it, each with its parent and the run that made it."""
 
 import json
+from pathlib import Path
 
 from engine.errors import UserError
 from engine.store.db import Store, now
 
 
 def ensure_base(store: Store, base: str, fingerprint: str, name: str) -> int:
-    """The version that is a base by itself, added when first seen. A base is named by its weights."""
-    row = store.row("SELECT id FROM model_versions WHERE kind = 'base' AND base_fingerprint = ?", fingerprint)
-    if row:
-        return row["id"]
-    return store.insert(
-        "model_versions", name=name, kind="base", base=base, base_fingerprint=fingerprint, created=now()
-    )
+    """The version that is a base by itself, added when first seen. A base is named by its weights: one that lies
+    elsewhere now is the same, and its versions follow it; one that was deleted comes back."""
+    row = store.row("SELECT * FROM model_versions WHERE kind = 'base' AND base_fingerprint = ?", fingerprint)
+    if row is None:
+        return store.insert(
+            "model_versions", name=name, kind="base", base=base, base_fingerprint=fingerprint, created=now()
+        )
+    if row["deleted"]:
+        store.update("model_versions", row["id"], deleted=None)
+    if not Path(row["base"]).is_dir():
+        with store.writing() as connection:
+            connection.execute("UPDATE model_versions SET base = ? WHERE base_fingerprint = ?", (base, fingerprint))
+    return row["id"]
 
 
 def add_version(store: Store, kind: str, name: str, parent: dict, run_id: int, facts: dict) -> int:

@@ -59,16 +59,10 @@ def in_workspace(command: Callable) -> Callable:
 
 def version_of(store, name: str | None) -> dict:
     """The model version a command works on: one in the store, or a base that is added to it."""
+    engine.shelf.settle_built_in(store)
     if name is None:
-        found = engine.versions.newest_chat_version(store)
-        if found:
-            return found
-        name = "pocket"
+        return engine.versions.newest_chat_version(store)
     try:
         return engine.versions.get_version(store, name)
     except engine.UserError:
-        path = engine.find_base(name)
-    called = "pocket" if name == "pocket" else path.name
-    return engine.versions.get_version(
-        store, engine.versions.ensure_base(store, str(path), engine.fingerprint(path), called)
-    )
+        return engine.versions.get_version(store, engine.shelf.add_base(store, name))

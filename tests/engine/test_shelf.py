@@ -2,14 +2,17 @@
 
 import json
 import random
+import shutil
 import zipfile
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 import engine
 from engine import shelf
 from engine.feedback.exporting import export_file
 from engine.feedback.importing import import_file
+from engine.models import find
 from engine.store import browse, comparisons, conversations, feedback, labelling, models
 from engine.store.quality import quality
 
@@ -49,6 +52,42 @@ def test_what_is_deleted_comes_back_whole(store, workspace, base_version, policy
     shelf.promote(store, policy)
     with pytest.raises(engine.UserError, match="base of other versions"):
         shelf.delete(store, workspace, base_version)
+
+
+def test_a_base_that_was_deleted_or_moved_is_added_again_with_all_that_was_made_from_it(
+    store, workspace, base_version, tiny_folder, tmp_path
+):
+    old = shutil.copytree(tiny_folder, tmp_path / "old")
+    base = shelf.add_base(store, str(old))
+    shelf.delete(store, workspace, base)
+    assert shelf.add_base(store, str(old)) == base and models.get_version(store, base)["name"] == "old"
+    policy = models.add_version(store, "policy", "round-1", models.get_version(store, base), None, {})
+    new = old.rename(tmp_path / "new")
+    assert shelf.add_base(store, str(new)) == base
+    assert models.get_version(store, policy)["base"] == models.get_version(store, base)["base"] == str(new)
+
+
+def test_the_built_in_model_may_move_and_be_replaced(store, workspace, tmp_path, monkeypatch):
+    first = shutil.copytree(find.POCKET, tmp_path / "first" / "pocket")
+    monkeypatch.setattr(find, "POCKET", first)
+    shelf.settle_built_in(store)
+    base = models.newest_chat_version(store)
+    policy = models.add_version(store, "policy", "round-1", base, None, {})
+
+    second = first.rename(tmp_path / "pocket")  # the studio was installed elsewhere
+    monkeypatch.setattr(find, "POCKET", second)
+    shelf.settle_built_in(store)
+    used = models.newest_chat_version(store)
+    assert used["id"] == policy and used["base"] == str(second) and len(models.list_versions(store)) == 2
+
+    weights = load_file(second / "model.safetensors")
+    save_file({name: w * 0.5 for name, w in weights.items()}, second / "model.safetensors")  # another version of it
+    for _ in range(2):
+        shelf.settle_built_in(store)
+        used = models.newest_chat_version(store)
+        assert used["kind"] == "base" and used["base_fingerprint"] == find.fingerprint(second) and not used["note"]
+        assert len(models.list_versions(store, "base")) == 2
+    assert "cannot be loaded" in models.get_version(store, base["id"])["note"]
 
 
 def test_a_version_is_exported_as_a_zip(store, workspace, policy, tmp_path):
