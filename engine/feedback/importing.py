@@ -12,6 +12,7 @@ import hashlib
 import io
 import json
 import re
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -189,11 +190,11 @@ def _rows(path: Path) -> Iterator[tuple[int, Any]]:
         for row in reader:
             yield reader.line_num, {"prompt": row.get(column)}
     elif name.endswith((".txt", ".text", ".md")):
-        yield from ((n, {"prompt": line}) for n, line in enumerate(text.splitlines(), 1) if line.strip())
+        yield from ((n, {"prompt": line}) for n, line in enumerate(text.split("\n"), 1) if line.strip())
     elif text.lstrip().startswith("["):
         yield from enumerate(json.loads(text), 1)
     else:
-        for n, line in enumerate(text.splitlines(), 1):
+        for n, line in enumerate(text.split("\n"), 1):  # not splitlines: JSON may hold U+2028 and its like as they are
             if line.strip():
                 try:
                     yield n, json.loads(line)
@@ -211,7 +212,7 @@ def read_file(store: Store, path: Path, form: str = "auto") -> tuple[dict, list[
         raise UserError(f'There is no format "{form}". Choose one of {", ".join(READERS)}.')
     try:
         rows = list(_rows(path))
-    except (OSError, UnicodeDecodeError, ValueError) as error:
+    except (OSError, EOFError, zlib.error, csv.Error, ValueError, RecursionError) as error:
         raise UserError(f"{path} cannot be read: {error}") from error
     if not rows:
         raise UserError(f"There is nothing in {path}.")

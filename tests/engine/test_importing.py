@@ -105,6 +105,14 @@ def test_what_is_wrong_with_a_record_is_said_and_the_rest_comes_in(store, tmp_pa
         assert said in reasons
 
 
+def test_a_text_may_hold_any_sign_that_ends_a_line_elsewhere(store, tmp_path):
+    text = "a\u2028b\x85c\u2029d\x0ce\rf"
+    path = tmp_path / "p.jsonl"
+    path.write_text(json.dumps({"prompt": "Q", "chosen": text, "rejected": "B"}, ensure_ascii=False) + "\r\n")
+    assert import_file(store, path)["imported"] == 1
+    assert gather_rankings(store)[0].responses == (text, "B")
+
+
 def test_a_file_that_cannot_be_read_at_all(store, tmp_path):
     with pytest.raises(UserError, match="cannot be read"):
         import_file(store, tmp_path / "nowhere.json")
@@ -112,6 +120,16 @@ def test_a_file_that_cannot_be_read_at_all(store, tmp_path):
         import_file(store, write(tmp_path, "x.jsonl", [{"question": "Q"}]))
     with pytest.raises(UserError, match="Choose one of"):
         import_file(store, tmp_path / "x.jsonl", "parquet")
+    whole = gzip.compress(json.dumps({"prompt": "Q"}).encode() * 100)
+    (tmp_path / "cut.jsonl.gz").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(UserError, match="cannot be read"):
+        import_file(store, tmp_path / "cut.jsonl.gz")
+    (tmp_path / "deep.json").write_text("[" * 100_000)
+    with pytest.raises(UserError, match="cannot be read"):
+        import_file(store, tmp_path / "deep.json")
+    (tmp_path / "long.csv").write_text("prompt\n" + "x" * 200_000)
+    with pytest.raises(UserError, match="cannot be read"):
+        import_file(store, tmp_path / "long.csv")
     (tmp_path / "empty.txt").write_text("\n")
     with pytest.raises(UserError, match="nothing in"):
         import_file(store, tmp_path / "empty.txt")
