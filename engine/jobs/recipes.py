@@ -7,8 +7,9 @@ from typing import Any
 from engine.errors import UserError
 from engine.evaluation.compare import Item, compare
 from engine.evaluation.reward_report import reward_report
-from engine.feedback.examples import held_out, split_by_prompt
+from engine.feedback.examples import split_by_prompt
 from engine.feedback.gather import gather_rankings, gather_valued
+from engine.jobs import questions
 from engine.jobs.config import RunConfig
 from engine.jobs.job import Job, attach, load_roles
 from engine.methods.dpo import train_dpo
@@ -22,12 +23,10 @@ from engine.methods.reward import RewardModel, load_reward, normalise, ranking_s
 from engine.methods.settings import OnlineConfig
 from engine.methods.sft import demonstration_loss, train_sft, worth_copying
 from engine.methods.text import new_model, new_tokenizer, packed, read_texts, split
-from engine.models.chat import Message, fits
 from engine.models.find import fingerprint
 from engine.models.load import load_base
 from engine.models.roles import Roles
-from engine.prompts import load_prompts
-from engine.store import comparisons, conversations, feedback, models
+from engine.store import comparisons, feedback, models
 from engine.store.db import Store
 from engine.training import checkpoint
 from engine.training.context import Paused, Stopped
@@ -35,24 +34,6 @@ from engine.training.passes import Scorer
 from engine.workspace import Workspace
 
 MEASURED_FROM = 40  # rankings; with fewer, a reward model learns from all of them
-
-
-def training_prompts(job: Job, roles: Roles, room: int) -> tuple[list[list[Message]], list[list[Message]]]:
-    """(what the policy practises on, what is kept for measuring): the person's own prompts and the built-in set.
-
-    A conversation that leaves no room for an answer is left out; it must not end a run that could go without it.
-    """
-    own = conversations.own_prompts(job.store)
-    builtin = [[{"role": "user", "content": p}] for p in load_prompts(job.config.prompt_set)]
-    found = {repr(c): c for c in own + builtin if fits(roles.tokenizer, c, room)}
-    if not own + builtin:
-        raise UserError("There are no prompts to practise on. Chat a little first, or set prompt_set=everyday.")
-    if not found:
-        reads = roles.tokenizer.model_max_length
-        raise UserError(f"Answers of {room} tokens leave no room for a question: the model reads {reads}. Allow fewer.")
-    share = job.config.reward.held_out
-    kept = [c for c in found.values() if held_out(tuple((m["role"], m["content"]) for m in c), share)]
-    return list(found.values()), kept
 
 
 def make_reward(job: Job, roles: Roles, start: str | None) -> RewardModel:
@@ -74,7 +55,7 @@ def make_reward(job: Job, roles: Roles, start: str | None) -> RewardModel:
     reward, figures = train_reward(roles, train, test, job.config.reward, job.context, ratings, folder)
     report = reward_report(test, ranking_scores(reward, test) if test else [], feedback.judged_twice(job.store))
     sampling = job.config.sampling
-    prompts, _ = training_prompts(job, roles, sampling.max_new_tokens)
+    prompts, _ = questions.practised(job.store, roles, job.config, sampling.max_new_tokens)
     normalise(reward, start, prompts[:128], sampling, job.config.reward.seed)
     number = len(models.list_versions(job.store, "reward")) + 1
     facts = {"method": "reward", **figures, "report": report}
@@ -139,9 +120,8 @@ def make_policy(
 def compare_with_parent(job: Job, roles: Roles, start: str | None, after: dict, scorer: Scorer | None) -> None:
     """Answer held-out prompts before and after, keep the comparison, and make the new version the one to chat with."""
     job.context.stage("compare", 0, 1)
-    settings = job.config.compare
-    prompts = [[{"role": "user", "content": p}] for p in load_prompts("everyday-test")[: settings.prompts]]
-    items, result = compare(roles, start, "policy", prompts, job.config.sampling, settings.seed, scorer)
+    asked = questions.compared(job.store, roles, job.config)
+    items, result = compare(roles, start, "policy", asked, job.config.sampling, job.config.compare.seed, scorer)
     store_comparison(job.store, job.parent["id"], after["id"], items, result, job.run["id"])
     models.promote(job.store, after["id"])
     job.keep({"comparison": result}, after["id"])
@@ -176,7 +156,7 @@ def run_reward(job: Job) -> None:
 def _online(job: Job, stage: str, roles: Roles, start: str | None, scorer: Scorer) -> None:
     """PPO or the policy gradient against `scorer`, then the comparison."""
     settings = getattr(job.config, stage)
-    prompts, kept = training_prompts(job, roles, settings.max_new_tokens)
+    prompts, kept = questions.practised(job.store, roles, job.config, settings.max_new_tokens)
     if settings.select_every:  # what the best policy is chosen by, it must not have practised on
         prompts = [p for p in prompts if p not in kept]
     extra: dict = {}
@@ -296,9 +276,8 @@ def run_compare(job: Job) -> None:
         raise UserError("Say which version to compare with: compare.after=ID.")
     job.context.stage("load", 0, 1)
     after = models.get_version(job.store, job.config.compare.after)
-    prompts = load_prompts("everyday-test")[: job.config.compare.prompts]
     job.context.stage("compare", 0, 1)
-    found = compare_versions(job.workspace, job.store, job.parent, after, prompts, job.config, job.run["id"])
+    found = compare_versions(job.workspace, job.store, job.parent, after, None, job.config, job.run["id"])
     job.keep({"comparison": found})
     job.context.stage("compare", 1, 1)
 
@@ -318,14 +297,19 @@ RECIPES: dict[str, Callable[[Job], None]] = {
 
 
 def compare_versions(
-    workspace: Workspace, store: Store, before: dict, after: dict, prompts: list[str], config: RunConfig,
+    workspace: Workspace, store: Store, before: dict, after: dict, prompts: list[str] | None, config: RunConfig,
     run: int | None = None,
 ) -> dict:  # fmt: skip
-    """Compare two stored versions of one base and keep the comparison; returns its summary."""
+    """Compare two stored versions of one base and keep the comparison; returns its summary.
+
+    prompts: what both are asked; None for what a run's own comparison asks.
+    """
     roles = Roles(load_base(before["base"], config.precision))
     first, second = attach(roles, workspace, before, "before"), attach(roles, workspace, after, "after")
     reward = newest_judge(workspace, store, roles)
-    conversations_ = [[{"role": "user", "content": p}] for p in prompts]
-    items, result = compare(roles, first, second, conversations_, config.sampling, config.compare.seed, reward)
+    asked = questions.compared(store, roles, config)
+    if prompts is not None:
+        asked = [[{"role": "user", "content": p}] for p in prompts]
+    items, result = compare(roles, first, second, asked, config.sampling, config.compare.seed, reward)
     comparison = store_comparison(store, before["id"], after["id"], items, result, run)
     return {"before": before["name"], "after": after["name"], "comparison": comparison, **result}

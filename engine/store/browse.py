@@ -3,7 +3,7 @@
 import json
 
 from engine.store.conversations import responses_of
-from engine.store.db import Store
+from engine.store.db import Store, like
 
 # What a filter keeps, as a condition on a prompt p.
 _JUDGED = "EXISTS (SELECT 1 FROM current_ids c WHERE c.prompt_id = p.id AND c.kind = '{kind}')"
@@ -20,12 +20,6 @@ FILTERS = {
 }
 
 
-def _pattern(text: str) -> str:
-    """A LIKE pattern for text that holds `text` itself, its % and _ included."""
-    escaped = text.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
-    return f"%{escaped}%"
-
-
 def browse(store: Store, search: str = "", kind: str = "all", before: int | None = None, limit: int = 30) -> dict:
     """{"rows": prompts, newest first, each with "responses" and "feedback"; "more": the id to go on before, or None}.
 
@@ -38,7 +32,7 @@ def browse(store: Store, search: str = "", kind: str = "all", before: int | None
             "(p.text LIKE ? ESCAPE '\\' OR EXISTS "
             "(SELECT 1 FROM responses r WHERE r.prompt_id = p.id AND r.text LIKE ? ESCAPE '\\'))"
         )
-        values += [_pattern(search.strip())] * 2
+        values += [like(search.strip())] * 2
     if before is not None:
         where.append("p.id < ?")
         values.append(before)

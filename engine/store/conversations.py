@@ -1,7 +1,7 @@
 """Conversations, prompts and responses."""
 
 from engine.errors import UserError
-from engine.store.db import Store, insert, now
+from engine.store.db import Store, insert, like, now
 
 Message = dict[str, str]
 
@@ -12,10 +12,10 @@ def start_conversation(store: Store, title: str) -> int:
 
 def list_conversations(store: Store, search: str = "", limit: int = 100) -> list[dict]:
     """Conversations, newest first; with `search`, those whose title or questions hold it."""
-    found = f"%{search.strip()}%"
+    found = like(search.strip())
     return store.rows(
-        "SELECT * FROM conversations c WHERE deleted IS NULL AND (title LIKE ? OR EXISTS "
-        "(SELECT 1 FROM prompts p WHERE p.conversation_id = c.id AND p.text LIKE ?)) ORDER BY id DESC LIMIT ?",
+        "SELECT * FROM conversations c WHERE deleted IS NULL AND (title LIKE ? ESCAPE '\\' OR EXISTS (SELECT 1 "
+        "FROM prompts p WHERE p.conversation_id = c.id AND p.text LIKE ? ESCAPE '\\')) ORDER BY id DESC LIMIT ?",
         found, found, limit,
     )  # fmt: skip
 
@@ -84,6 +84,16 @@ def imported_prompts(store: Store) -> list[str]:
     """The texts of the questions that were brought in from files and open no conversation here."""
     rows = store.rows(
         "SELECT DISTINCT text FROM prompts WHERE source LIKE 'import%' AND parent_response_id IS NULL ORDER BY id"
+    )
+    return [row["text"] for row in rows]
+
+
+def unjudged_questions(store: Store) -> list[str]:
+    """The questions that the person asked or brought in to open a conversation and of which nothing was said."""
+    rows = store.rows(
+        "SELECT DISTINCT text FROM prompts WHERE (source = 'chat' OR source LIKE 'import:%') "
+        "AND parent_response_id IS NULL AND text NOT IN "
+        "(SELECT p.text FROM prompts p JOIN current_ids c ON c.prompt_id = p.id) ORDER BY id"
     )
     return [row["text"] for row in rows]
 

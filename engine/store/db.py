@@ -74,6 +74,12 @@ def _plain(value: Any) -> Any:
     return json.dumps(value, ensure_ascii=False) if isinstance(value, dict | list) else value
 
 
+def like(text: str) -> str:
+    """A LIKE pattern (with ESCAPE, a backslash) for what holds `text` itself, its % and _ included."""
+    escaped = text.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
+    return f"%{escaped}%"
+
+
 def now() -> str:
     """UTC time as text that sorts."""
     return datetime.now(UTC).isoformat(timespec="milliseconds")

@@ -231,15 +231,6 @@ def test_a_base_that_changed_is_refused_with_the_reason(workspace, store, ranked
     assert "has changed" in run["reason"]
 
 
-def test_answers_so_long_that_no_question_fits_are_refused_as_such(workspace, store, ranked):
-    run_id = runs.add_run(store, "ppo", engine.parse_settings(SHORT), ranked)
-    run = job.Job(workspace, store, runs.get_run(store, run_id), Silent())
-    roles, _ = job.load_roles(run)
-    assert recipes.training_prompts(run, roles, 96)[0]
-    with pytest.raises(engine.UserError, match="leave no room for a question"):
-        recipes.training_prompts(run, roles, 100_000)
-
-
 def test_a_run_that_breaks_down_says_so_and_makes_no_version_of_it(workspace, store, ranked):
     settings = [*SHORT, "ppo.updates=9", "ppo.learning_rate=1e4"]
     run_id = launch.start(workspace, store, "improve", engine.parse_settings(settings), ranked)

@@ -163,6 +163,9 @@ def test_doubt_is_highest_where_scores_are_alike_and_answers_are_not():
 def test_search_finds_what_looks_like_a_pattern_as_it_is(store, base_version):
     for text in ("100% sure", "1000 sure", "a_b", "axb"):
         answered(store, base_version, text)
+        conversations.start_conversation(store, text)
+    assert [c["title"] for c in conversations.list_conversations(store, "100%")] == ["100% sure"]
+    assert [c["title"] for c in conversations.list_conversations(store, "A_B")] == ["a_b"]
     assert [r["text"] for r in browse.browse(store, "100%")["rows"]] == ["100% sure"]
     assert [r["text"] for r in browse.browse(store, "a_b")["rows"]] == ["a_b"]
 
