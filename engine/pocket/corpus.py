@@ -89,7 +89,7 @@ def unknown_prompt(rng: random.Random, held: bool = False) -> str:
 def _menu() -> tuple[list[str], list[float]]:
     """Kinds that open a conversation, weighted by the root of their table's size."""
     names = [name for name, kind in kinds().items() if kind.ask and name != "more"] + ["unknown"]
-    weights = [max(len(kinds()[name].answers), 6) ** 0.5 if name != "unknown" else 18.0 for name in names]
+    weights = [max(len(kinds()[name].answers), 6) ** 0.5 if name != "unknown" else 15.0 for name in names]
     return names, weights
 
 
@@ -146,8 +146,9 @@ def conversation(rng: random.Random) -> list[Message]:
 
 
 def lesson(rng: random.Random) -> list[Message]:
-    """One question and its answer, labelled with its style, which is mostly short, sober and right."""
-    prompt, request = draw_request(rng)
+    """One question, mostly about a fact, and its answer, labelled with its style, which is mostly short, sober and
+    right."""
+    prompt, request = draw_request(rng, facts=rng.random() < 0.8)
     style = Style(
         rng.choices(grammar.TONES, (0.15, 0.7, 0.15))[0],
         rng.choices(grammar.LENGTHS, (0.45, 0.45, 0.1))[0],
