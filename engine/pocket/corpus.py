@@ -12,6 +12,7 @@ on how right, kind or long it was, whose first word counts most.
 """
 
 import random
+import re
 from collections.abc import Iterator
 from functools import lru_cache
 
@@ -30,6 +31,18 @@ def _hurried(rng: random.Random, question: str, entity: str) -> str:
     return " ".join(kept) if len(kept) > 1 else question
 
 
+def _contracted(question: str) -> str:
+    """A question as it is spoken: "What's", "I'm", "don't"."""
+    question = re.sub(r"\b(what|who|where|how|it) is\b", r"\1's", question, flags=re.IGNORECASE)
+    return re.sub(r"\bI am\b", "I'm", question).replace("do not", "don't")
+
+
+def _spelled_out(question: str) -> str:
+    """The reverse of `_contracted`, of a question in small letters."""
+    question = re.sub(r"\b(what|who|where|how|it)'s\b", r"\1 is", question)
+    return question.replace("i'm", "i am").replace("don't", "do not")
+
+
 def _wrap(rng: random.Random, question: str, entity: str = "") -> str:
     """A question as people type it: in a hurry, with a lead-in, without capitals, without the mark at its end."""
     if rng.random() < 0.2:
@@ -37,7 +50,9 @@ def _wrap(rng: random.Random, question: str, entity: str = "") -> str:
     wrapper = rng.choice(tables()["wrappers"]["ask"])
     if wrapper != "{q}":
         question = wrapper.format(q=question[0].lower() + question[1:] if question[:2] != "I " else question)
-    if rng.random() < 0.1:
+    if rng.random() < 0.2:
+        question = _contracted(question)
+    if rng.random() < 0.15:
         question = question.lower()
     if rng.random() < 0.2:
         question = question.rstrip("?.!")
@@ -54,13 +69,19 @@ def unknown_prompt(rng: random.Random, held: bool = False) -> str:
     """A question that the model was never taught to answer."""
     table = tables()["unknown"]
     nouns = grammar._split(table["nouns"])
+    things, likes, people = (list(kinds()[name].answers) for name in ("color", "opinion", "gift"))
     return rng.choice(table["held_shapes" if held else "shapes"]).format(
         n=rng.choice(nouns),
         n2=rng.choice(nouns),
         w=_pseudoword(rng),
         w2=_pseudoword(rng),
         j=rng.choice(grammar._split(table["adjectives"])),
-        y=rng.randint(1500, 2100),
+        y=rng.randint(20, 2100),
+        y2=rng.randint(20, 2100),
+        e=rng.choice(things),
+        o=rng.choice(likes),
+        g=rng.choice(people),
+        k="".join(rng.choices("asdfghjklqwertzuiop", k=rng.randint(3, 9))),
     )
 
 
@@ -68,7 +89,7 @@ def unknown_prompt(rng: random.Random, held: bool = False) -> str:
 def _menu() -> tuple[list[str], list[float]]:
     """Kinds that open a conversation, weighted by the root of their table's size."""
     names = [name for name, kind in kinds().items() if kind.ask and name != "more"] + ["unknown"]
-    weights = [max(len(kinds()[name].answers), 6) ** 0.5 if name != "unknown" else 10.0 for name in names]
+    weights = [max(len(kinds()[name].answers), 6) ** 0.5 if name != "unknown" else 15.0 for name in names]
     return names, weights
 
 
@@ -125,8 +146,9 @@ def conversation(rng: random.Random) -> list[Message]:
 
 
 def lesson(rng: random.Random) -> list[Message]:
-    """One question and its answer, labelled with its style, which is mostly short, sober and right."""
-    prompt, request = draw_request(rng)
+    """One question, mostly about a fact, and its answer, labelled with its style, which is mostly short, sober and
+    right."""
+    prompt, request = draw_request(rng, facts=rng.random() < 0.8)
     style = Style(
         rng.choices(grammar.TONES, (0.15, 0.7, 0.15))[0],
         rng.choices(grammar.LENGTHS, (0.45, 0.45, 0.1))[0],
@@ -194,7 +216,7 @@ def prompt_sets() -> dict[str, list[str]]:
 
 
 def _key(prompt: str) -> str:
-    return prompt.lower().strip().rstrip("?.!").strip()
+    return _spelled_out(prompt.lower().strip().rstrip("?.!").strip())
 
 
 @lru_cache(maxsize=1)

@@ -117,11 +117,12 @@ def tables() -> dict:
 def _number_kinds() -> dict[str, dict]:
     """Sums and their kin: tables too long to write out by hand."""
     rng = random.Random(7)
-    ask = ["What is {x}?", "How much is {x}?", "Calculate {x}.", "Work out {x}.", "Tell me {x}."]
+    ask = ["What is {x}?", "How much is {x}?", "Calculate {x}.", "Work out {x}.", "Tell me {x}.", "{x}", "{x} = ?"]
     held = ["Do you know how much {x} is?", "Please calculate {x}."]
-    sums = {f"{a} plus {b}": (str(a + b),) for a in range(1, 6) for b in range(1, 6)}
-    minus = {f"{a} minus {b}": (str(a - b),) for a in range(3, 9) for b in range(1, 5) if b < a}
-    times = {f"{a} times {b}": (str(a * b),) for a in range(2, 7) for b in range(1, 5)}
+    plus, less, by = (" plus ", "+", " + "), (" minus ", "-", " - "), (" times ", "*", " x ")
+    sums = {f"{a}{s}{b}": (str(a + b),) for a in range(1, 6) for b in range(1, 6) for s in plus}
+    minus = {f"{a}{s}{b}": (str(a - b),) for a in range(3, 9) for b in range(1, 5) if b < a for s in less}
+    times = {f"{a}{s}{b}": (str(a * b),) for a in range(2, 7) for b in range(1, 5) for s in by}
     pairs = [(a, b) for a in range(1, 13) for b in range(1, 13) if a != b]
     larger = {f"{a} or {b}": (str(max(a, b)),) for a, b in rng.sample(pairs, 24)}
     following = {str(n): (str(n + 1),) for n in range(1, 17)}
