@@ -66,20 +66,28 @@ def settle_built_in(store: Store) -> None:
     """See that there is a version to chat with, and that the built-in model is known by where it lies now.
 
     A workspace outlives the folder that the studio was installed in, and the built-in model of that day. Where that has
-    moved, its versions follow. Where its weights are others now, nothing made from the old ones can be loaded: the new
-    base is put in use, and the old one says so.
+    moved, its versions follow. Where its weights are gone, nothing made from them can be loaded: the built-in model of
+    today is put in use, and the old one says so.
     """
     path = find_base(BUILT_IN)
     weights = fingerprint(path)
     bases = {v["base_fingerprint"]: v for v in models.list_versions(store, "base")}
     used = models.newest_chat_version(store)
     old = bases.get(used["base_fingerprint"]) if used else None
-    replaced = old is not None and old["name"] == BUILT_IN and old["base_fingerprint"] != weights
+    replaced = old is not None and old["name"] == BUILT_IN and weights != old["base_fingerprint"] and _gone(old)
     if used is None or replaced or weights in bases:
         version = models.ensure_base(store, str(path), weights, BUILT_IN)
         if old is not None and replaced:
             models.promote(store, version)
             note(store, old["id"], REPLACED)
+
+
+def _gone(base: dict) -> bool:
+    """Whether other weights, or none, lie where a base was."""
+    try:
+        return fingerprint(find_base(base["base"])) != base["base_fingerprint"]
+    except UserError:
+        return True
 
 
 def cached_bases() -> list[str]:

@@ -81,7 +81,14 @@ def test_the_built_in_model_may_move_and_be_replaced(store, workspace, tmp_path,
     assert used["id"] == policy and used["base"] == str(second) and len(models.list_versions(store)) == 2
 
     weights = load_file(second / "model.safetensors")
-    save_file({name: w * 0.5 for name, w in weights.items()}, second / "model.safetensors")  # another version of it
+    third = shutil.copytree(second, tmp_path / "third" / "pocket")  # another version of it, beside the first
+    save_file({name: w * 0.5 for name, w in weights.items()}, third / "model.safetensors")
+    monkeypatch.setattr(find, "POCKET", third)
+    shelf.settle_built_in(store)
+    assert models.newest_chat_version(store)["id"] == policy and len(models.list_versions(store, "base")) == 1
+
+    shutil.copy(third / "model.safetensors", second)  # and in its place
+    monkeypatch.setattr(find, "POCKET", second)
     for _ in range(2):
         shelf.settle_built_in(store)
         used = models.newest_chat_version(store)
