@@ -281,7 +281,6 @@ function conversation(c) {
 }
 
 // ---- The page
-const UNTAUGHT = "The built-in model is small: it knows some eighty kinds of everyday question, in English, and little else. Untaught, it is kind or rude, brief or long-winded, right or wrong by turns, so that there is something to teach.";
 const IDEAS = ["What is the capital of France?", "I feel sad.", "Tell me a joke about a cow.", "How do I make tea?"];
 
 function draw() {
@@ -308,7 +307,7 @@ function draw() {
         { class: "empty" },
         el("h2", {}, t("Ask the model something")),
         el("p", {}, t("It answers several times. Rank the answers, or rewrite one, and it learns what you like.")),
-        state.untaught && el("p", { class: "hint" }, t(UNTAUGHT)),
+        state.untaught && el("p", { class: "hint" }, t("The built-in model is small: it knows some eighty kinds of everyday question, in English, and little else. Untaught, it is kind or rude, brief or long-winded, right or wrong by turns, so that there is something to teach.")),
         el("div", { class: "ideas", lang: "en" }, IDEAS.map((idea) => el("button", { onclick: () => send(idea) }, idea))),
       ),
     );

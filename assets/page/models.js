@@ -32,7 +32,7 @@ async function remove(v) {
 function row(v) {
   const using = v.id === state.using;
   const name = verbatim("b", v.name, "name");
-  const note = noting === v.id ? el("input", { type: "text", class: "note-field", value: v.note, "aria-label": t("Note") }) : v.note && verbatim("span", v.note, "hint note-text");
+  const note = noting === v.id ? el("input", { type: "text", class: "note-field", value: v.note, "aria-label": t("Note") }) : v.note && verbatim("span", t(v.note), "hint note-text");
   if (noting === v.id) {
     note.addEventListener("keydown", (event) => {
       if (event.key === "Enter") (noting = null), act("note", v.id, note.value);
