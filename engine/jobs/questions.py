@@ -16,6 +16,11 @@ from engine.store.db import Store
 ENOUGH = 20  # of the person's own questions without feedback; with fewer, all are practised on
 
 
+def opening(texts: list[str]) -> list[list[Message]]:
+    """Each text as a conversation that it opens."""
+    return [[{"role": "user", "content": text}] for text in texts]
+
+
 def kept_back(store: Store, share: float) -> list[str]:
     """The person's own questions that no method learns from, about `share` of those without feedback."""
     own = conversations.unjudged_questions(store)
@@ -26,10 +31,9 @@ def compared(store: Store, roles: Roles, config: RunConfig) -> list[list[Message
     """What before and after are asked: as many of the person's own questions as were kept back, up to half of all,
     then built-in ones in phrasings that no training uses."""
     count = config.compare.prompts
-    own = [[{"role": "user", "content": text}] for text in kept_back(store, config.reward.held_out)]
+    own = opening(kept_back(store, config.reward.held_out))
     own = [c for c in own if fits(roles.tokenizer, c, config.sampling.max_new_tokens)][: count // 2]
-    built_in = [[{"role": "user", "content": text}] for text in load_prompts("everyday-test")]
-    return own + built_in[: count - len(own)]
+    return own + opening(load_prompts("everyday-test"))[: count - len(own)]
 
 
 def practised(
@@ -43,7 +47,7 @@ def practised(
     """
     kept = set(kept_back(store, config.reward.held_out))
     own = [c for c in conversations.own_prompts(store) if len(c) > 1 or c[0]["content"] not in kept]
-    built_in = [[{"role": "user", "content": text}] for text in load_prompts(config.prompt_set)]
+    built_in = opening(load_prompts(config.prompt_set))
     found = {repr(c): c for c in own + built_in if fits(roles.tokenizer, c, room)}
     if not own + built_in:
         raise UserError("There are no prompts to practise on. Chat a little first, or set prompt_set=everyday.")

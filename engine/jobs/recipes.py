@@ -307,10 +307,7 @@ def compare_versions(
     roles = Roles(load_base(before["base"], config.precision))
     first, second = attach(roles, workspace, before, "before"), attach(roles, workspace, after, "after")
     reward = newest_judge(workspace, store, roles)
-    if prompts is None:
-        asked = questions.compared(store, roles, config)
-    else:
-        asked = [[{"role": "user", "content": p}] for p in prompts]
+    asked = questions.compared(store, roles, config) if prompts is None else questions.opening(prompts)
     items, result = compare(roles, first, second, asked, config.sampling, config.compare.seed, reward)
     comparison = store_comparison(store, before["id"], after["id"], items, result, run)
     return {"before": before["name"], "after": after["name"], "comparison": comparison, **result}

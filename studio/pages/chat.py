@@ -108,7 +108,7 @@ def build(session: Session) -> None:
             "current": current,
             "live": live,
             "model": version["name"],
-            "untaught": version["kind"] == "base" and version["name"] == "pocket",
+            "untaught": version["kind"] == "base" and version["name"] == engine.shelf.BUILT_IN,
             "versions": [
                 {"id": v["id"], "name": v["name"]}
                 for v in engine.versions.list_versions(store)
