@@ -142,8 +142,18 @@ function samplesOf(run) {
 
 const STATUS = { queued: "Waiting for its turn", running: "Running", finished: "Finished", paused: "Paused", stopped: "Stopped", failed: "Failed" };
 
-function drawRun(run) {
-  if (!run) return fill(runBox, el("p", { class: "hint" }, t("Nothing has been trained yet. Rank some answers in Chat, then press Improve.")));
+/** What stands in a run's place before the first, and the way to it. */
+const nothingYet = (ready) =>
+  el(
+    "div",
+    { class: "empty" },
+    el("h2", {}, t("Nothing has been trained yet")),
+    el("p", {}, t(ready ? "Press Improve: here you will watch the model learn, and its answers change." : "Rank some answers first: Label hands you one question after another, in Chat you ask your own.")),
+    !ready && el("div", { class: "row" }, el("a", { class: "button primary", href: "/label" }, t("Go to Label")), el("a", { class: "button", href: "/" }, t("Go to Chat"))),
+  );
+
+function drawRun(run, ready) {
+  if (!run) return fill(runBox, nothingYet(ready));
   const head = el(
     "div",
     { class: "run-head" },
@@ -264,14 +274,14 @@ function draw(state) {
   const free = ["ppo", "reinforce", "pretrain"].includes(method.value); // these need no feedback; a run says what else it lacks
   start.disabled = !(state.ready || free) || !!state.busy;
   start.textContent = t(state.busy ? "Improving …" : "Improve");
-  const now = JSON.stringify([LANGUAGE, state.run, overlaid, others.length]);
+  const now = JSON.stringify([LANGUAGE, state.run, state.ready, overlaid, others.length]);
   if (now !== drawn) {
     // An open menu, a slider being moved or selected text would be lost by drawing again.
     const held = runBox.contains(document.activeElement) && document.activeElement.matches("input");
     const selecting = String(document.getSelection()) && runBox.contains(document.getSelection().anchorNode);
     if (!held && !selecting) {
       drawn = now;
-      drawRun(state.run);
+      drawRun(state.run, state.ready);
     }
   }
   history.parentElement.hidden = !state.runs.length;
