@@ -94,7 +94,7 @@ def gather(
             conversations, prompts, map(drawn.tokens, range(len(prompts))), seeds, drawn.finished.tolist(), strict=True
         )
     ]
-    scores = penalised(scorer.scores(answers).to(roles.base.device), drawn, config)
+    scores = penalised(scorer.scores(answers), answers, config).to(roles.base.device)
     mask = drawn.response_mask
     rewards = losses.kl_rewards(drawn.log_probs, reference_log_probs, mask, kl_coefficient)
     rewards = rewards + losses.improbable_rewards(
@@ -103,15 +103,15 @@ def gather(
     return Experience(drawn, reference_log_probs, scores, rewards)
 
 
-def penalised(scores: Tensor, drawn: Rollout, config: OnlineConfig) -> Tensor:
-    """Scores [rows] less what answers pay that do not end, have no words, or are too long."""
-    length = drawn.response_mask.sum(-1)
+def penalised(scores: Tensor, answers: list[Answer], config: OnlineConfig) -> Tensor:
+    """Scores [answers] less what those pay that do not end, have no words, or are too long."""
+    length = torch.tensor([len(a.ids) for a in answers])
     if config.length_target:
         scores = scores - config.length_penalty * (length - config.length_target).clamp_min(0)
     # An answer needs an end, and something before it: no person has ever ranked an empty one, so a reward model's
     # score of it means nothing, and a taste for short answers would end there. Neither may pass for a good answer.
     if config.missing_eos_penalty:
-        whole = drawn.finished & (length > 1)
+        whole = torch.tensor([a.finish == "stop" for a in answers]) & (length > 1)
         scores = torch.where(whole, scores, scores.clamp_max(0) - config.missing_eos_penalty)
     return scores
 
@@ -217,12 +217,13 @@ class Best:
         self.weights: list[Tensor] = []
 
     def look(self) -> float:
-        """Score the policy as it is now, with the same seeds every time; keep it if none was better."""
+        """Score the policy as practice does, with the same seeds every time; keep it if none was better."""
         if not self.conversations:
             return float("nan")
         sampling = Sampling(temperature=self.config.temperature, max_new_tokens=self.config.max_new_tokens)
         seeds = [self.config.seed * 1000 + i for i in range(len(self.conversations))]
-        score = float(self.scorer.scores(answer(self.roles, "policy", self.conversations, sampling, seeds)).mean())
+        answers = answer(self.roles, "policy", self.conversations, sampling, seeds)
+        score = float(penalised(self.scorer.scores(answers), answers, self.config).mean())
         if score > self.score:
             self.score = score
             self.weights = [p.detach().cpu().clone() for p in self.roles.parameters("policy")]

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from engine.methods.online import gather
+from engine.methods.online import Best, gather
 from engine.methods.ppo import PPO, train_ppo
 from engine.methods.settings import PPOConfig
 from engine.training.passes import response_pass
@@ -78,6 +78,10 @@ def test_an_answer_without_an_end_or_without_words_pays_the_penalty(policy_roles
     # However well the scorer thought of them, they score below an average answer, which is 0.
     assert (batch.scores[kinds["cut off"]] == -2.5).all()
     assert (batch.scores[kinds["empty"]] == -2.5).all()
+    # Nor is a policy that gives them chosen as the best: one token leaves no room for words and an end.
+    question = [{"role": "user", "content": "w1"}]
+    best = Best(policy_roles, TokenScorer(lambda s: 0.75), [question], replace(config, max_new_tokens=1))
+    assert best.look() == -2.5
 
 
 def test_steps_end_when_the_policy_has_moved_too_far(policy_roles):
