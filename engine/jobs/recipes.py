@@ -57,9 +57,8 @@ def make_reward(job: Job, roles: Roles, start: str | None) -> RewardModel:
     sampling = job.config.sampling
     prompts, _ = questions.practised(job.store, roles, job.config, sampling.max_new_tokens)
     normalise(reward, start, prompts[:128], sampling, job.config.reward.seed)
-    number = len(models.list_versions(job.store, "reward")) + 1
     facts = {"method": "reward", **figures, "report": report}
-    version = models.add_version(job.store, "reward", f"reward-{number}", job.parent, job.run["id"], facts)
+    version = models.add_version(job.store, "reward", job.parent, job.run["id"], facts)
     reward.save(job.workspace.model(version))
     job.keep({"reward_model": version} | figures, version)
     return reward
@@ -107,9 +106,8 @@ def make_policy(
         if not checkpoint.exists(job.checkpoints(stage)):
             raise  # nothing learned yet that would be worth a version
         stopped = stop
-    number = len(models.list_versions(job.store, "policy")) + 1
     facts = {"method": job.run["method"], **figures}
-    version = models.add_version(job.store, "policy", f"round-{number}", job.parent, job.run["id"], facts)
+    version = models.add_version(job.store, "policy", job.parent, job.run["id"], facts)
     roles.save("policy", job.workspace.model(version), {"kind": "policy"})
     job.keep({f"{stage}_{key}": value for key, value in figures.items()}, version)
     if stopped:

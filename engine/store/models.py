@@ -23,10 +23,16 @@ def ensure_base(store: Store, base: str, fingerprint: str, name: str) -> int:
     return row["id"]
 
 
-def add_version(store: Store, kind: str, name: str, parent: dict, run_id: int, facts: dict) -> int:
+NAMES = {"policy": "round", "reward": "reward"}
+
+
+def add_version(store: Store, kind: str, parent: dict, run_id: int, facts: dict) -> int:
+    """Add what a run made of `parent`. It is named by its place among its kind, deleted ones counted, so that no name
+    is given twice."""
+    before = store.rows("SELECT id FROM model_versions WHERE kind = ?", kind)
     return store.insert(
         "model_versions",
-        name=name,
+        name=f"{NAMES[kind]}-{len(before) + 1}",
         kind=kind,
         parent_id=parent["id"],
         base=parent["base"],

@@ -26,7 +26,7 @@ def answered(store, version, text, source="chat", count=4):
 @pytest.fixture
 def policy(store, workspace, base_version):
     base = models.get_version(store, base_version)
-    version = models.add_version(store, "policy", "round-1", base, None, {"method": "ppo"})
+    version = models.add_version(store, "policy", base, None, {"method": "ppo"})
     workspace.model(version).mkdir()
     (workspace.model(version) / "adapter_model.safetensors").write_bytes(b"x" * 1000)
     return version
@@ -47,8 +47,10 @@ def test_what_is_deleted_comes_back_whole(store, workspace, base_version, policy
     shelf.promote(store, base_version)
     shelf.delete(store, workspace, policy)
     assert not workspace.model(policy).exists() and len(models.list_versions(store)) == 1
+    later = models.add_version(store, "policy", models.get_version(store, base_version), None, {})
     shelf.restore(store, workspace, policy)
     assert (workspace.model(policy) / "adapter_model.safetensors").read_bytes() == b"x" * 1000
+    assert [models.get_version(store, v)["name"] for v in (policy, later)] == ["round-1", "round-2"]
     shelf.promote(store, policy)
     with pytest.raises(engine.UserError, match="base of other versions"):
         shelf.delete(store, workspace, base_version)
@@ -61,7 +63,7 @@ def test_a_base_that_was_deleted_or_moved_is_added_again_with_all_that_was_made_
     base = shelf.add_base(store, str(old))
     shelf.delete(store, workspace, base)
     assert shelf.add_base(store, str(old)) == base and models.get_version(store, base)["name"] == "old"
-    policy = models.add_version(store, "policy", "round-1", models.get_version(store, base), None, {})
+    policy = models.add_version(store, "policy", models.get_version(store, base), None, {})
     new = old.rename(tmp_path / "new")
     assert shelf.add_base(store, str(new)) == base
     assert models.get_version(store, policy)["base"] == models.get_version(store, base)["base"] == str(new)
@@ -72,7 +74,7 @@ def test_the_built_in_model_may_move_and_be_replaced(store, workspace, tmp_path,
     monkeypatch.setattr(find, "POCKET", first)
     shelf.settle_built_in(store)
     base = models.newest_chat_version(store)
-    policy = models.add_version(store, "policy", "round-1", base, None, {})
+    policy = models.add_version(store, "policy", base, None, {})
 
     second = first.rename(tmp_path / "pocket")  # the studio was installed elsewhere
     monkeypatch.setattr(find, "POCKET", second)
