@@ -37,7 +37,7 @@ def _rate(rate: float | None, low: float, high: float) -> str:
 
 
 def report(comparison: dict, items: list[dict], votes: dict) -> str:
-    """The whole file. `votes` is {"count", "rate", "low", "high"}."""
+    """The whole file. `votes` is {"count", "rate", "low", "high", "seen"}."""
     result = comparison["result"]
     judge = (result.get(key) for key in ("win_rate", "win_rate_low", "win_rate_high"))
     title = html.escape(f"{comparison['before_name']} → {comparison['after_name']}")
@@ -45,7 +45,8 @@ def report(comparison: dict, items: list[dict], votes: dict) -> str:
         (
             "Votes for after",
             _rate(votes["rate"], votes["low"], votes["high"]),
-            f"{votes['count']} votes, 95% interval, ties half",
+            f"{votes['count']} blind votes, 95% interval, ties half"
+            + (f"; {votes['seen']} more were not blind" if votes["seen"] else ""),
         ),
         ("By the reward model", _rate(*judge), f"{result['prompts']} questions"),
         ("KL", f"{result['kl']:.2f}", "nats an answer"),

@@ -4,10 +4,11 @@ const figures = root.querySelector(".figures");
 const table = root.querySelector(".items");
 const voted = root.querySelector("details.voted");
 const plots = root.querySelector(".plots");
+const reveal = root.querySelector(".reveal");
 const anew = root.querySelector(".anew form");
 let state = null;
 let at = 0;
-let seen = false; // whether the answers were looked at unblinded
+let past = []; // the questions voted on, in that order
 
 // Which side "after" stands on: fixed for an item by its id, so a reload does not give it away.
 const afterLeft = (item) => ((item.id * 2654435761) >>> 7) % 2 === 0;
@@ -16,9 +17,10 @@ async function vote(side) {
   const item = state.items[at];
   if (!item) return;
   const choice = side === "tie" ? "tie" : (side === "left") === afterLeft(item) ? "after" : "before";
-  const answer = await call("vote", item.id, choice, !seen);
+  const answer = await call("vote", item.id, choice);
   if (!answer) return;
   item.choice = choice;
+  past.push(at);
   Object.assign(state, answer);
   const next = state.items.findIndex((other, i) => i > at && !other.choice);
   at = next >= 0 ? next : state.items.findIndex((other) => !other.choice);
@@ -38,15 +40,16 @@ function figure(title, rate, low, high, note) {
 }
 
 function votesNote(v) {
-  if (!v.count) return state.items.length ? t("vote below, blind, to fill this in") : t("no numbers");
+  const seen = v.seen ? t(" Not blind, so not counted: {n}.", { n: v.seen }) : "";
+  if (!v.count) return t(!state.items.length ? "no numbers" : state.revealed ? "no blind votes" : "vote below, blind, to fill this in") + (seen && t(".")) + seen;
   const said = t("after wins {rate} of {n}; the true rate is between {low} and {high} (95%)", { rate: percent(v.rate), n: v.count, low: percent(v.low), high: percent(v.high) });
-  if (v.more === 0) return said + t(". That is decided.");
-  return said + (v.more === null ? t(". As close as this, votes will not decide it.") : t(". About {n} more votes like these would decide it.", { n: v.more }));
+  if (v.more === 0) return said + t(". That is decided.") + seen;
+  return said + (v.more === null ? t(". As close as this, votes will not decide it.") : t(". About {n} more votes like these would decide it.", { n: v.more })) + seen;
 }
 
 /** One dot a question: how far it moved against what the reward model thinks of that. */
 function scatter(title, points, xName, yName) {
-  const NS = "http://www.w3.org/2000/svg", [w, h, m] = [440, 220, 34];
+  const NS = "http://www.w3.org/2000/svg", [w, h, m, top, right] = [440, 220, 34, 26, 18]; // the axis's name stands above, half of the last figure beside
   const xs = points.map((p) => p[0]), ys = points.map((p) => p[1]);
   const [x0, x1, y0, y1] = [Math.min(0, ...xs), Math.max(...xs, 0.1), Math.min(0, ...ys), Math.max(...ys, 0.1)];
   const svg = document.createElementNS(NS, "svg");
@@ -59,19 +62,26 @@ function scatter(title, points, xName, yName) {
     if (text !== undefined) node.textContent = text;
     svg.append(node);
   };
-  const X = (x) => m + ((x - x0) / (x1 - x0)) * (w - m - 10), Y = (y) => 10 + ((y1 - y) / (y1 - y0)) * (h - m - 10);
-  add("line", { x1: m, x2: w - 10, y1: Y(0), y2: Y(0), class: "grid" });
-  add("line", { x1: X(0), x2: X(0), y1: 10, y2: h - m, class: "grid" });
+  const X = (x) => m + ((x - x0) / (x1 - x0)) * (w - m - right), Y = (y) => top + ((y1 - y) / (y1 - y0)) * (h - m - top);
+  add("line", { x1: m, x2: w - right, y1: Y(0), y2: Y(0), class: "grid" });
+  add("line", { x1: X(0), x2: X(0), y1: top, y2: h - m, class: "grid" });
   for (const [x, y] of points) add("circle", { cx: X(x), cy: Y(y), r: 3, class: "dot" });
-  add("text", { x: w - 10, y: h - 8, "text-anchor": "end" }, xName);
+  add("text", { x: w - right, y: h - 8, "text-anchor": "end" }, xName);
   add("text", { x: 4, y: 10 }, yName);
   for (const [value, place] of [[x0, X(x0)], [x1, X(x1)]]) add("text", { x: place, y: h - m + 14, "text-anchor": "middle" }, value.toFixed(1));
   for (const [value, place] of [[y0, Y(y0)], [y1, Y(y1)]]) add("text", { x: m - 4, y: place + 4, "text-anchor": "end" }, value.toFixed(1));
   return el("figure", { class: "chart" }, el("figcaption", {}, title), svg);
 }
 
+/** The answers by their sides. Where there is something left to vote on, only once the person has asked for them. */
 function drawTable() {
   if (!voted.open || !state?.list.length) return;
+  const asking = !state.revealed && state.items.some((i) => !i.choice);
+  reveal.hidden = !asking;
+  plots.hidden = table.closest(".scroll").hidden = asking;
+  if (asking) return;
+  if (!state.revealed) call("reveal", state.id); // all is voted on; a vote that is changed after this is not blind
+  state.revealed = true;
   const scored = state.items.filter((i) => i.facts.reward_after !== null && i.facts.reward_after !== undefined);
   const number = (x, digits = 1) => (x === null || x === undefined ? "–" : x.toFixed(digits));
   fill(
@@ -120,7 +130,7 @@ function draw() {
     const same = state.same ? t(" {n} more got the same answer twice.", { n: state.same }) : "";
     fill(
       stage,
-      el("p", { class: "hint" }, t("Question {n} of {all}. One answer is from before training, one from after; which is which is hidden.", { n: at + 1, all: state.items.length }) + same),
+      el("p", { class: "hint" }, t(state.revealed ? "Question {n} of {all}. You have seen which is which, so votes are kept but not counted." : "Question {n} of {all}. One answer is from before training, one from after; which is which is hidden.", { n: at + 1, all: state.items.length }) + same),
       verbatim("div", item.prompt, "ask"),
       el("div", { class: "cards n2" }, side(a, b, "left", "A"), side(b, a, "right", "B")),
       el(
@@ -128,12 +138,13 @@ function draw() {
         { class: "row" },
         el("button", { class: "vote-tie", onclick: () => vote("tie") }, t("No difference")),
         el("button", { class: "skip", onclick: skip }, t("Skip")),
+        el("button", { class: "back", disabled: !past.length, onclick: back }, t("Back")),
         el("button", { class: "show-diff", "aria-pressed": state.diff ? "true" : "false", onclick: () => ((state.diff = !state.diff), draw()) }, t("Mark the words that differ")),
-        el("span", { class: "hint" }, t("Keys: ← A · → B · ↓ no difference · S skip · D differences")),
+        el("span", { class: "hint" }, t("Keys: ← A · → B · ↓ no difference · S skip · Z back · D differences")),
       ),
     );
   } else {
-    const [over, what] = v.count
+    const [over, what] = state.items.length
       ? [t("You have voted on every question"), t("The figures above are final until you improve again.")]
       : [t("There is nothing to vote on"), t("Both versions gave the same answers, word for word.")];
     fill(stage, el("div", { class: "empty" }, el("h2", {}, over), el("p", {}, what)));
@@ -146,18 +157,28 @@ function skip() {
   draw();
 }
 
+/** To the question voted on last, to vote on it again: what counts is the newest vote. */
+function back() {
+  if (!past.length) return;
+  at = past.pop();
+  draw();
+}
+
 async function load(id) {
   const answer = await call("load", id ?? null);
   if (!answer) return;
   state = { ...answer, diff: state?.diff };
+  past = [];
   at = Math.max(0, state.items.findIndex((i) => !i.choice));
   if (state.items.length && state.items.every((i) => i.choice)) at = state.items.length;
   draw();
 }
 
-voted.addEventListener("toggle", () => {
-  if (voted.open) seen = true;
-  drawTable();
+voted.addEventListener("toggle", drawTable);
+reveal.querySelector("button").addEventListener("click", async () => {
+  if (!(await call("reveal", state.id))) return;
+  state.revealed = true;
+  draw();
 });
 pick.addEventListener("change", () => load(Number(pick.value)));
 anew.addEventListener("submit", async (event) => {
@@ -186,7 +207,7 @@ root.querySelector(".save-report").addEventListener("click", async () => {
   URL.revokeObjectURL(link.href);
 });
 onKeys((event) => {
-  const act = { ArrowLeft: () => vote("left"), ArrowRight: () => vote("right"), ArrowDown: () => vote("tie"), s: skip, d: () => ((state.diff = !state.diff), draw()) }[event.key];
+  const act = { ArrowLeft: () => vote("left"), ArrowRight: () => vote("right"), ArrowDown: () => vote("tie"), s: skip, z: back, d: () => ((state.diff = !state.diff), draw()) }[event.key];
   if (!act || !state?.items.length) return;
   event.preventDefault();
   act();

@@ -52,14 +52,29 @@ def items_of(store: Store, comparison_id: int) -> list[dict]:
     return [{**row, "facts": json.loads(row["facts"])} for row in rows]
 
 
-def add_vote(store: Store, item_id: int, choice: str, blind: bool) -> int:
-    return store.insert("votes", item_id=item_id, choice=choice, blind=int(blind), created=now())
+def reveal(store: Store, comparison_id: int) -> None:
+    """Take down that a comparison's answers were shown by their sides; votes on it are not blind any more."""
+    if get_comparison(store, comparison_id)["revealed"] is None:
+        store.update("comparisons", comparison_id, revealed=now())
+
+
+def add_vote(store: Store, item_id: int, choice: str) -> int:
+    """Keep a vote and whether it was blind; returns the comparison it is on."""
+    row = store.row(
+        "SELECT c.id, c.revealed FROM comparison_items i JOIN comparisons c ON c.id = i.comparison_id WHERE i.id = ?",
+        item_id,
+    )
+    if row is None:
+        raise UserError("That question is no longer there. Reload the page.")
+    store.insert("votes", item_id=item_id, choice=choice, blind=int(row["revealed"] is None), created=now())
+    return row["id"]
 
 
 def vote_counts(store: Store, comparison_id: int) -> dict[str, int]:
+    """Blind votes that stand, by choice; under "seen" those given when the sides were known."""
     rows = store.rows(
-        "SELECT v.choice, count(*) AS n FROM current_votes v JOIN comparison_items i ON i.id = v.item_id "
-        "WHERE i.comparison_id = ? GROUP BY v.choice",
+        "SELECT CASE WHEN v.blind THEN v.choice ELSE 'seen' END AS kind, count(*) AS n "
+        "FROM current_votes v JOIN comparison_items i ON i.id = v.item_id WHERE i.comparison_id = ? GROUP BY kind",
         comparison_id,
     )
-    return {"before": 0, "after": 0, "tie": 0} | {row["choice"]: row["n"] for row in rows}
+    return {"before": 0, "after": 0, "tie": 0, "seen": 0} | {row["kind"]: row["n"] for row in rows}

@@ -145,3 +145,9 @@ def m005_asked(db: Database) -> None:
         ALTER TABLE runs DROP COLUMN stop_requested;
         """
     )
+
+
+@migrations()
+def m006_revealed(db: Database) -> None:
+    """When a comparison's answers were shown by their sides: from then on a vote on it is not blind."""
+    db.executescript("ALTER TABLE comparisons ADD COLUMN revealed TEXT;")

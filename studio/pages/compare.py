@@ -21,7 +21,10 @@ SKELETON = """
 <section class="figures" aria-label="Figures"></section>
 <section class="ballot" aria-label="Blind vote"></section>
 <details class="voted"><summary>Every answer, not blind</summary>
-  <p class="hint">Once you have seen these, your votes count as not blind.</p>
+  <div class="reveal">
+    <p class="hint">Here every answer stands under its side. Votes you give after that are kept, but not counted.</p>
+    <button type="button">Show them</button>
+  </div>
   <div class="plots"></div>
   <div class="scroll"><table>
     <thead><tr><th>Question</th><th>Before</th><th>After</th><th>Reward</th><th>KL</th><th>Tokens</th><th>Vote</th></tr>
@@ -35,13 +38,14 @@ def build(session: Session) -> None:
     """Put the page into the Blocks that is open."""
 
     def votes(comparison: int) -> dict:
+        """The win rate by the votes that were blind, and how many others there are."""
         counted = engine.comparisons.vote_counts(session.store, comparison)
-        count = sum(counted.values())
+        count = counted["before"] + counted["after"] + counted["tie"]
         wins = counted["after"] + counted["tie"] / 2
         low, high = engine.wilson(wins, count)
         rate = wins / count if count else None
         more = engine.votes_to_decide(rate, count) if rate is not None else None
-        return {"count": count, "rate": rate, "low": low, "high": high, "more": more}
+        return {"count": count, "rate": rate, "low": low, "high": high, "more": more, "seen": counted["seen"]}
 
     def overdone(result: dict, given: dict) -> bool:
         """Whether the reward rose and the votes did not: the reward model is being pleased, not the person."""
@@ -67,21 +71,22 @@ def build(session: Session) -> None:
             "id": chosen["id"],
             "result": chosen["result"],
             "votes": given,
+            "revealed": chosen["revealed"] is not None,
             "overdone": overdone(chosen["result"], given),
             "same": len(every) - len(items),
             "items": [{key: i[key] for key in ("id", "prompt", "before", "after", "choice", "facts")} for i in items],
         }
 
-    def vote(item: int, choice: str, blind: bool) -> dict:
+    def vote(item: int, choice: str) -> dict:
         if choice not in ("before", "after", "tie"):
             raise engine.UserError("A vote is for one side or for none.")
-        row = session.store.row("SELECT comparison_id FROM comparison_items WHERE id = ?", item)
-        if row is None:
-            raise engine.UserError("That question is no longer there. Reload the page.")
-        engine.comparisons.add_vote(session.store, item, choice, blind)
-        given = votes(row["comparison_id"])
-        chosen = engine.comparisons.get_comparison(session.store, row["comparison_id"])
+        comparison = engine.comparisons.add_vote(session.store, item, choice)
+        given, chosen = votes(comparison), engine.comparisons.get_comparison(session.store, comparison)
         return {"votes": given, "overdone": overdone(chosen["result"], given)}
+
+    def reveal(comparison: int) -> dict:
+        engine.comparisons.reveal(session.store, comparison)
+        return {}
 
     def anew(before: int, after: int, prompts: int) -> dict:
         if before == after:
@@ -100,4 +105,4 @@ def build(session: Session) -> None:
         items = engine.comparisons.items_of(session.store, comparison)
         return {"html": report(chosen, items, votes(comparison))}
 
-    page("compare", SKELETON, [load, vote, anew, progress, saved], session)
+    page("compare", SKELETON, [load, vote, reveal, anew, progress, saved], session)

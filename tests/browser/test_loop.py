@@ -92,11 +92,22 @@ def test_the_loop_closes(studio, page):
         page.locator(".figures", has_text=f"of {number};").wait_for()
     page.reload()
     page.locator(".figures", has_text="of 3;").wait_for()
+    page.click(".vote-tie")
+    page.locator(".figures", has_text="of 4;").wait_for()
+    page.keyboard.press("z")  # a slip: the same question again
+    page.click(".vote-left")
+    page.locator(".ballot", has_text="Question 5 of").wait_for()
+    page.locator(".figures", has_text="of 4;").wait_for()
     page.click(".voted summary")
+    assert page.locator(".items tr").count() == 0  # the sides are not given away before that is asked for
+    page.click(".reveal button")
     page.wait_for_function(
-        "[...document.querySelectorAll('.items .choice')].filter((c) => c.innerText !== '–').length === 3"
+        "[...document.querySelectorAll('.items .choice')].filter((c) => c.innerText !== '–').length === 4"
     )
     assert page.locator(".plots svg").count() == 2
+    page.click(".vote-left")
+    page.locator(".figures", has_text="of 4;").wait_for()
+    page.locator(".figures", has_text="not counted: 1").wait_for()
 
     # The chat answers with the new model now.
     page.goto(studio)

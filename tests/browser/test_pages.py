@@ -296,6 +296,7 @@ def test_hostile_text_is_shown_as_it_is_and_runs_nothing(hostile_studio, page):
     page.goto(f"{hostile_studio}/compare")
     page.locator(".vote-left").wait_for()
     page.click(".voted summary")
+    page.click(".reveal button")
     page.locator(".items tr").nth(7).wait_for()
     cells = page.locator(".items").evaluate("e => e.textContent")
     assert all(text in cells for text in HOSTILE)

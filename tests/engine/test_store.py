@@ -6,7 +6,7 @@ import pytest
 
 import engine
 from engine.feedback.gather import gather_rankings
-from engine.store import conversations, feedback
+from engine.store import comparisons, conversations, feedback
 
 
 @pytest.fixture
@@ -92,6 +92,23 @@ def test_feedback_that_makes_no_sense_is_refused_in_a_sentence(asked):
     with pytest.raises(engine.UserError, match="empty"):
         feedback.add_edit(store, a, "   ")
     assert feedback.current(store) == []
+
+
+def test_a_vote_given_when_the_sides_are_known_is_kept_and_not_counted(store, base_version):
+    rows = [{"prompt": f"q{i}", "before": "a", "after": "b", "facts": {}} for i in range(3)]
+    comparison = comparisons.add_comparison(store, base_version, base_version, rows, {})
+    first, second, third = (item["id"] for item in comparisons.items_of(store, comparison))
+    comparisons.add_vote(store, first, "after")
+    comparisons.add_vote(store, second, "tie")
+    comparisons.add_vote(store, second, "before")  # thought better of
+    comparisons.reveal(store, comparison)
+    comparisons.add_vote(store, third, "after")
+    assert comparisons.vote_counts(store, comparison) == {"before": 1, "after": 1, "tie": 0, "seen": 1}
+    comparisons.add_vote(store, first, "before")  # a blind vote changed by one who knows is no longer blind
+    assert comparisons.vote_counts(store, comparison) == {"before": 1, "after": 0, "tie": 0, "seen": 2}
+    assert [item["choice"] for item in comparisons.items_of(store, comparison)] == ["before", "before", "after"]
+    with pytest.raises(engine.UserError, match="no longer there"):
+        comparisons.add_vote(store, 10_000, "tie")
 
 
 def test_two_connections_see_and_write_the_same(workspace, store, asked):
