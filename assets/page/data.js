@@ -30,15 +30,27 @@ function verdicts(row, response, place) {
   return out;
 }
 
+/** Draw `place` anew after `name` was done to a piece of feedback; it stays open. */
+async function settle(place, name, row, feedback) {
+  const answer = await call(name, row.id, feedback.id);
+  if (!answer) return;
+  const drawn = entry(answer.row);
+  drawn.open = true;
+  place.replaceWith(drawn);
+  if (name === "take_back") undoable("Taken back. It stays in the store, and nothing learns from it.", () => settle(drawn, "bring_back", row, feedback));
+}
+
 function entry(row) {
   const edits = Object.fromEntries(row.feedback.filter((f) => f.kind === "edit").map((f) => [f.response_id, f.value.text]));
   const kinds = [...new Set(row.feedback.map((f) => f.kind))];
-  return el(
+  const place = el(
     "details",
     { class: "entry" },
     el("summary", {}, verbatim("span", row.text, "asked"), el("span", { class: "hint" }, [t("{n} answers", { n: row.responses.length }), ...kinds.map((k) => t(k)), sourceName(row.source), new Date(row.created).toLocaleString(LANGUAGE)].join(" · "))),
     row.responses.map((r, i) => el("div", { class: "answer" }, edits[r.id] ? wordDiff(r.text, edits[r.id]) : verbatim("div", r.text), el("div", { class: "row" }, verdicts(row, r, i)))),
+    row.feedback.length > 0 && el("div", { class: "row" }, el("span", { class: "hint" }, t("Take back:")), row.feedback.map((f) => el("button", { class: "take-back", onclick: () => settle(place, "take_back", row, f) }, f.response_id === null ? t(f.kind) : t("{kind}, answer {n}", { kind: t(f.kind), n: row.responses.findIndex((r) => r.id === f.response_id) + 1 })))),
   );
+  return place;
 }
 
 async function look(further = false) {

@@ -1,9 +1,8 @@
 """The store as one table: prompts with their responses and what was said of them, searched and filtered."""
 
-import json
-
 from engine.store.conversations import responses_of
 from engine.store.db import Store, like
+from engine.store.feedback import current
 
 # What a filter keeps, as a condition on a prompt p.
 _JUDGED = "EXISTS (SELECT 1 FROM current_ids c WHERE c.prompt_id = p.id AND c.kind = '{kind}')"
@@ -40,13 +39,9 @@ def browse(store: Store, search: str = "", kind: str = "all", before: int | None
         f"SELECT p.* FROM prompts p WHERE {' AND '.join(where)} ORDER BY p.id DESC LIMIT ?", *values, limit + 1
     )
     more = rows[limit - 1]["id"] if len(rows) > limit else None
-    return {"rows": [_with_all(store, row) for row in rows[:limit]], "more": more}
+    return {"rows": [with_all(store, row) for row in rows[:limit]], "more": more}
 
 
-def _with_all(store: Store, row: dict) -> dict:
-    said = store.rows("SELECT * FROM standing_feedback WHERE prompt_id = ? ORDER BY id", row["id"])
-    return {
-        **row,
-        "responses": responses_of(store, row["id"]),
-        "feedback": [{**f, "value": json.loads(f["value"])} for f in said],
-    }
+def with_all(store: Store, row: dict) -> dict:
+    """A prompt's row with its "responses" and the "feedback" that stands."""
+    return {**row, "responses": responses_of(store, row["id"]), "feedback": current(store, row["id"])}

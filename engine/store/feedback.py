@@ -54,6 +54,14 @@ def take_back(store: Store, feedback_id: int) -> None:
     _undo(store, row)
 
 
+def bring_back(store: Store, feedback_id: int) -> int:
+    """Give once more what was taken back: as a new row, for feedback is only ever added to."""
+    row = store.row("SELECT * FROM feedback WHERE id = ? AND kind != 'undo'", feedback_id)
+    if row is None:
+        raise UserError("There is nothing to bring back.")
+    return _add(store, row["kind"], row["prompt_id"], row["response_id"], json.loads(row["value"]), row["annotator"])
+
+
 def undo(store: Store, annotator: str = "person") -> dict | None:
     """Take back the newest feedback that stands; returns it, or None where there is nothing to take back."""
     last = store.row("SELECT * FROM standing_feedback WHERE annotator = ? ORDER BY id DESC LIMIT 1", annotator)

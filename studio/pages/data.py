@@ -49,25 +49,35 @@ SHOWN = 5  # records of a file in its preview
 def build(session: Session) -> None:
     """Put the page into the Blocks that is open."""
 
+    def shown(row: dict) -> dict:
+        said = ("id", "kind", "response_id", "value", "annotator")
+        return {
+            **{key: row[key] for key in ("id", "text", "source", "created")},
+            "responses": [{"id": r["id"], "text": r["text"]} for r in row["responses"]],
+            "feedback": [{key: f[key] for key in said} for f in row["feedback"]],
+        }
+
     def look(search: str, kind: str, before: int | None) -> dict:
         found = engine.browsing.browse(session.store, search, kind, before)
-        rows = [
-            {
-                **{key: row[key] for key in ("id", "text", "source", "created")},
-                "responses": [{"id": r["id"], "text": r["text"]} for r in row["responses"]],
-                "feedback": [
-                    {key: f[key] for key in ("kind", "response_id", "value", "annotator")} for f in row["feedback"]
-                ],
-            }
-            for row in found["rows"]
-        ]
         return {
-            "rows": rows,
+            "rows": [shown(row) for row in found["rows"]],
             "more": found["more"],
             "filters": list(FILTERS.items()),
             "exports": list(EXPORTS.items()),
             "formats": list(engine.IMPORT_FORMATS),
         }
+
+    def anew(prompt: int) -> dict:
+        row = engine.conversations.get_prompt(session.store, prompt)
+        return {"row": shown(engine.browsing.with_all(session.store, row))}
+
+    def take_back(prompt: int, feedback: int) -> dict:
+        engine.feedback_log.take_back(session.store, feedback)
+        return anew(prompt)
+
+    def bring_back(prompt: int, feedback: int) -> dict:
+        engine.feedback_log.bring_back(session.store, feedback)
+        return anew(prompt)
 
     def uploaded(name: str, content: str) -> Path:
         """A file the page sent, in the workspace under its own name without any folder in it."""
@@ -100,4 +110,4 @@ def build(session: Session) -> None:
         path = session.workspace.folder / "exports" / f"{form}.jsonl"
         return {"count": engine.export_file(session.store, path, form), "path": str(path)}
 
-    page("data", SKELETON, [look, preview, bring, take], session)
+    page("data", SKELETON, [look, take_back, bring_back, preview, bring, take], session)

@@ -41,6 +41,18 @@ def test_a_changed_mind_counts_and_undo_goes_back_step_by_step(asked):
     assert store.row("SELECT count(*) AS n FROM feedback")["n"] == 4  # all of it is still there
 
 
+def test_what_was_taken_back_can_be_given_again_and_a_former_mind_stands_meanwhile(asked):
+    store, prompt, (first, second, third) = asked
+    feedback.add_ranking(store, prompt, [[first], [second, third]])
+    newer = feedback.add_ranking(store, prompt, [[third], [second], [first]])
+    feedback.take_back(store, newer)
+    assert [f["value"]["tiers"] for f in feedback.current(store, prompt)] == [[[first], [second, third]]]
+    feedback.bring_back(store, newer)
+    assert [f["value"]["tiers"] for f in feedback.current(store, prompt)] == [[[third], [second], [first]]]
+    with pytest.raises(engine.UserError, match="taken back already"):
+        feedback.take_back(store, newer)
+
+
 def test_undo_takes_back_only_ones_own_feedback(asked):
     store, prompt, (a, b, c) = asked
     feedback.add_ranking(store, prompt, [[a], [b], [c]], annotator="someone else")
