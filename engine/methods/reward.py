@@ -34,6 +34,10 @@ from engine.training.context import Context, Silent
 from engine.training.fit import Figures, Objective, fit
 from engine.training.passes import Encoded
 
+# Pieces of feedback from which on the gates learn as fast as the rest of the head. From fewer it is taken for likelier
+# that a taste is plain: what happened to be asked says little yet of what it turns with.
+TURNS_FREELY = 40
+
 
 @dataclass
 class RewardModel:
@@ -241,9 +245,12 @@ def train_reward(
         head = RewardHead(roles.width, config.heads, config.gates, own.seed).to(roles.base.device)
         members.append((role, head))
         objective = FeedbackObjective(RewardModel(roles, [(role, head)]), own)
+        turning = config.head_learning_rate * min(1.0, len(examples) / TURNS_FREELY)
         groups = [
             {"params": roles.parameters(role), "lr": config.learning_rate},
-            {"params": [*head.parameters(), objective.first_cut, objective.gaps], "lr": config.head_learning_rate},
+            {"params": [head.weight, head.bias, head.asked], "lr": config.head_learning_rate},
+            {"params": [head.turned], "lr": turning},
+            {"params": [objective.first_cut, objective.gaps], "lr": config.head_learning_rate},
         ]
         kept = checkpoints / role if checkpoints else None
         fit("reward", examples, objective, groups, own, context, kept, roles.base.half)
