@@ -106,10 +106,12 @@ function drop(turn, onto) {
   keepOrder(turn, rest.map((id) => [id]));
 }
 
+/** A star or thumb that is on is taken off by another click. */
 async function rate(response, score) {
-  const answer = await call("rate", response.id, score);
-  if (answer) response.rating = score;
-  saved(answer, "Rating saved");
+  const off = response.rating === score;
+  const answer = off ? await call("unrate", response.id) : await call("rate", response.id, score);
+  if (answer) response.rating = off ? null : score;
+  saved(answer, off ? "Rating taken off" : "Rating saved");
 }
 
 async function saveEdit(response, text) {

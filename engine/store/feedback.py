@@ -29,6 +29,17 @@ def add_edit(store: Store, response_id: int, text: str, annotator: str = "person
     return _add(store, "edit", _prompt_of(store, response_id), response_id, {"text": text.strip()}, annotator)
 
 
+def unrate(store: Store, response_id: int, annotator: str = "person") -> None:
+    """Take back every rating of a response, so that no older one stands in the newest's place."""
+    rows = store.rows(
+        "SELECT * FROM standing_feedback WHERE kind = 'rating' AND response_id = ? AND annotator = ? ORDER BY id",
+        response_id,
+        annotator,
+    )
+    for row in rows:
+        _undo(store, row)
+
+
 TAGS = ("helpful", "wrong", "rude", "too long", "too short", "off topic", "unsafe")  # offered; others may be given
 
 

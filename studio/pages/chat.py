@@ -165,6 +165,10 @@ def build(session: Session) -> None:
         engine.feedback_log.add_rating(session.store, response, score)
         return counts()
 
+    def unrate(response: int) -> dict:
+        engine.feedback_log.unrate(session.store, response)
+        return counts()
+
     def edit(response: int, text: str) -> dict:
         engine.feedback_log.add_edit(session.store, response, text)
         return counts()
@@ -195,6 +199,6 @@ def build(session: Session) -> None:
     page(
         "chat",
         SKELETON,
-        [load, ask, again, poll, halt, rank, rate, edit, tag, untag, comment, undo, rename, delete],
+        [load, ask, again, poll, halt, rank, rate, unrate, edit, tag, untag, comment, undo, rename, delete],
         session,
     )

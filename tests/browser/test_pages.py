@@ -134,6 +134,11 @@ def test_chat_keeps_all_that_is_said_of_an_answer(studio, page):
     card.locator("button.rank").wait_for()
     card.locator(".star").nth(3).click()
     page.locator(".saved", has_text="Rating saved").wait_for()
+    card.locator(".star").nth(3).click()
+    page.locator(".saved", has_text="Rating taken off").wait_for()
+    assert page.locator(".star.on").count() == 0
+    card.locator(".star").nth(3).click()
+    page.locator(".saved", has_text="Rating saved").wait_for()
     card.locator(".tag-it").click()
     card.locator(".tag-choice", has_text="helpful").click()
     page.locator(".saved", has_text="Tag saved").wait_for()

@@ -53,6 +53,16 @@ def test_what_was_taken_back_can_be_given_again_and_a_former_mind_stands_meanwhi
         feedback.take_back(store, newer)
 
 
+def test_a_rating_that_is_taken_off_leaves_no_older_one(asked):
+    store, _, (first, second, _) = asked
+    for response, score in ((first, 1), (second, 2), (first, 5)):
+        feedback.add_rating(store, response, score)
+    feedback.unrate(store, first)
+    assert [(f["response_id"], f["value"]["score"]) for f in feedback.current(store)] == [(second, 2)]
+    feedback.add_rating(store, first, 4)
+    assert feedback.counts(store)["rating"] == 2
+
+
 def test_undo_takes_back_only_ones_own_feedback(asked):
     store, prompt, (a, b, c) = asked
     feedback.add_ranking(store, prompt, [[a], [b], [c]], annotator="someone else")
