@@ -40,7 +40,7 @@ _NAMES = {
     "read_config": "engine.jobs.config",
     "described_settings": "engine.jobs.config",
     "STAGES": "engine.jobs.config",
-    "wilson": "engine.evaluation.winrate",
+    "confidence_sequence": "engine.evaluation.winrate",
     "votes_to_decide": "engine.evaluation.winrate",
     "ServingClient": "engine.serving.client",
     "compare_versions": "engine.jobs.recipes",

@@ -45,7 +45,7 @@ def report(comparison: dict, items: list[dict], votes: dict) -> str:
         (
             "Votes for after",
             _rate(votes["rate"], votes["low"], votes["high"]),
-            f"{votes['count']} blind votes, 95% interval, ties half"
+            f"{votes['count']} blind votes, 95% interval whenever one stops, ties half"
             + (f"; {votes['seen']} more were not blind" if votes["seen"] else ""),
         ),
         ("By the reward model", _rate(*judge), f"{result['prompts']} questions"),

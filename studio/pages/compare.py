@@ -38,11 +38,12 @@ def build(session: Session) -> None:
     """Put the page into the Blocks that is open."""
 
     def votes(comparison: int) -> dict:
-        """The win rate by the votes that were blind, and how many others there are."""
+        """The win rate by the blind votes, with an interval for one who looks after each, and how many others there
+        are."""
         counted = engine.comparisons.vote_counts(session.store, comparison)
         count = counted["before"] + counted["after"] + counted["tie"]
         wins = counted["after"] + counted["tie"] / 2
-        low, high = engine.wilson(wins, count)
+        low, high = engine.confidence_sequence(wins, count)
         rate = wins / count if count else None
         more = engine.votes_to_decide(rate, count) if rate is not None else None
         return {"count": count, "rate": rate, "low": low, "high": high, "more": more, "seen": counted["seen"]}

@@ -3,7 +3,7 @@
 import pytest
 
 from engine.evaluation.compare import compare
-from engine.evaluation.winrate import wilson, win_rate
+from engine.evaluation.winrate import confidence_sequence, votes_to_decide, wilson, win_rate
 from engine.sampling.settings import Sampling
 
 
@@ -21,6 +21,53 @@ def test_a_tie_is_half_a_win():
     assert win_rate([1.0, -1.0, 0.0, 0.0])["win_rate"] == 0.5
     assert win_rate([1.0, 0.0])["win_rate"] == 0.75
     assert win_rate([])["win_rate"] == 0.5
+
+
+def ever_wrong(interval, rate, ties, votes):
+    """The chance, exactly, that after some vote up to `votes` the interval leaves out the true win rate, for one who
+    looks after each; votes are ties with chance `ties` and have the mean `rate`."""
+    chances = {1.0: rate - ties / 2, 0.5: ties, 0.0: 1 - rate - ties / 2}
+    standing, wrong = {0.0: 1.0}, 0.0
+    for count in range(1, votes + 1):
+        after = {}
+        for wins, chance in standing.items():
+            for vote, share in chances.items():
+                after[wins + vote] = after.get(wins + vote, 0.0) + chance * share
+        standing = {}
+        for wins, chance in after.items():
+            low, high = interval(wins, count)
+            if low <= rate <= high:
+                standing[wins] = chance
+            else:
+                wrong += chance
+    return wrong
+
+
+@pytest.mark.parametrize(("rate", "ties"), [(0.5, 0.0), (0.5, 0.4), (0.7, 0.2), (0.9, 0.0)])
+def test_the_interval_of_votes_holds_for_one_who_looks_after_each(rate, ties):
+    assert ever_wrong(confidence_sequence, rate, ties, 100) <= 0.05
+
+
+def test_an_interval_for_one_look_does_not():
+    assert ever_wrong(wilson, 0.5, 0.0, 100) > 0.25
+
+
+def test_the_interval_of_votes_at_known_points():
+    assert confidence_sequence(0, 0) == (0.0, 1.0)
+    low, high = confidence_sequence(8, 8)  # B(9, 1) / p^8 = 20
+    assert (low, high) == (pytest.approx((1 / 180) ** (1 / 8)), 1.0)
+    assert confidence_sequence(3, 10) == pytest.approx(tuple(1 - x for x in reversed(confidence_sequence(7, 10))))
+    low, high = confidence_sequence(5_000, 10_000)
+    assert 0.45 < low < wilson(5_000, 10_000)[0] and wilson(5_000, 10_000)[1] < high < 0.55
+
+
+def test_how_many_more_votes_would_decide():
+    assert votes_to_decide(1.0, 7) == 1 and votes_to_decide(1.0, 8) == 0 and votes_to_decide(0.0, 8) == 0
+    assert votes_to_decide(0.5, 40) is None
+    more = votes_to_decide(0.7, 20)
+    low, _ = confidence_sequence(0.7 * (20 + more), 20 + more)
+    before, _ = confidence_sequence(0.7 * (19 + more), 19 + more)
+    assert before < 0.5 < low
 
 
 def test_a_model_compared_with_itself_ties_everywhere(tiny_roles):
