@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from itertools import combinations
 from math import exp
 
-from engine.evaluation.winrate import wilson
+from engine.evaluation.winrate import wilson_in_groups
 from engine.feedback.examples import Ranking
 
 BINS = 5  # of the favourite's probability, from 1/2 to 1
@@ -74,7 +74,10 @@ def reward_report(
     pairs = pairs_of(rankings, scores)
     leads = [lead for *_, lead in pairs]
     right = sum(lead > 0 for lead in leads)
-    low, high = wilson(right, len(leads))
+    by_prompt: dict[tuple, list[bool]] = {}
+    for ranking, *_, lead in pairs:
+        by_prompt.setdefault(ranking.prompt, []).append(lead > 0)
+    low, high = wilson_in_groups([(sum(won), len(won)) for won in by_prompt.values()])
     curve, error = calibration(leads)
     flat = [(s, len(text.split())) for r, row in zip(rankings, scores, strict=True)
             for s, text in zip(row, r.responses, strict=True)]  # fmt: skip

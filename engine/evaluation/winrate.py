@@ -1,9 +1,10 @@
 """Win rates that carry their error bar."""
 
+from collections.abc import Sequence
 from math import inf, lgamma, log, sqrt
 
 
-def wilson(wins: float, count: int, z: float = 1.959964) -> tuple[float, float]:
+def wilson(wins: float, count: float, z: float = 1.959964) -> tuple[float, float]:
     """The 95% Wilson score interval of a proportion (Wilson 1927). Half wins (ties) are allowed.
 
     With nothing counted the interval is (0, 1).
@@ -15,6 +16,21 @@ def wilson(wins: float, count: int, z: float = 1.959964) -> tuple[float, float]:
     spread = z * sqrt(share * (1 - share) / count + z * z / (4 * count * count))
     scale = 1 + z * z / count
     return max(0.0, (middle - spread) / scale), min(1.0, (middle + spread) / scale)
+
+
+def wilson_in_groups(groups: Sequence[tuple[float, int]]) -> tuple[float, float]:
+    """The same of a proportion counted in groups (wins, count) that are alike within, such as the pairs of one ranking.
+
+    Wilson's interval with as many independent counts as give the variance seen between groups (the design effect, Kish
+    1965, section 8.2; Korn and Graubard 1998).
+    """
+    groups = [group for group in groups if group[1]]
+    wins, count, effect = sum(w for w, _ in groups), sum(n for _, n in groups), 1.0
+    if len(groups) > 1 and 0 < wins < count:
+        share = wins / count
+        between = sum((w - share * n) ** 2 for w, n in groups) * len(groups) / (len(groups) - 1)
+        effect = max(1.0, between / (count * share * (1 - share)))
+    return wilson(wins / effect, count / effect)
 
 
 def win_rate(differences: list[float], tie: float = 1e-9) -> dict[str, float]:

@@ -1,9 +1,13 @@
 """Win rates and comparisons."""
 
+import itertools
+import math
+import random
+
 import pytest
 
 from engine.evaluation.compare import compare
-from engine.evaluation.winrate import confidence_sequence, votes_to_decide, wilson, win_rate
+from engine.evaluation.winrate import confidence_sequence, votes_to_decide, wilson, wilson_in_groups, win_rate
 from engine.sampling.settings import Sampling
 
 
@@ -15,6 +19,37 @@ from engine.sampling.settings import Sampling
 def test_wilson(wins, count, low, high):
     assert wilson(wins, count) == pytest.approx((low, high), abs=5e-4)
     assert wilson(0, 0) == (0.0, 1.0)
+
+
+def test_groups_that_are_alike_within_count_as_fewer():
+    assert wilson_in_groups([(1, 1)] * 8 + [(0, 1)] * 2) == pytest.approx(wilson(8, 10), abs=0.02)
+    # Six pairs of each ranking that are right or wrong together say as much as one pair, but for G / (G - 1).
+    together = wilson_in_groups([(6, 6)] * 16 + [(0, 6)] * 4)
+    assert together == pytest.approx(wilson(16 * 19 / 20, 19), abs=1e-9)
+    # Groups more alike than chance has them count no more than their pairs.
+    assert wilson_in_groups([(3, 4)] * 10) == wilson(30, 40)
+    assert wilson_in_groups([(4, 4)] * 5) == wilson(20, 20) and wilson_in_groups([]) == (0.0, 1.0)
+
+
+def test_an_interval_of_rankings_covers_the_truth_as_often_as_it_says():
+    """Rankings of four, some harder than others: about 95% of the intervals hold, of those of single pairs fewer do."""
+    rng = random.Random(0)
+
+    def ranking():
+        noise = 0.8 * math.exp(rng.gauss(0, 0.7))
+        true = [rng.gauss(0, 1) for _ in range(4)]
+        seen = [x + rng.gauss(0, noise) for x in true]
+        pairs = list(itertools.combinations(range(4), 2))
+        return sum((true[i] - true[j]) * (seen[i] - seen[j]) > 0 for i, j in pairs), len(pairs)
+
+    def held(interval, truth, trials=1000):
+        found = (interval([ranking() for _ in range(20)]) for _ in range(trials))
+        return sum(low <= truth <= high for low, high in found) / trials
+
+    many = [ranking() for _ in range(40_000)]
+    truth = sum(right for right, _ in many) / sum(pairs for _, pairs in many)
+    assert 0.92 < held(wilson_in_groups, truth) < 0.98
+    assert held(lambda g: wilson(sum(w for w, _ in g), sum(n for _, n in g)), truth) < 0.91
 
 
 def test_a_tie_is_half_a_win():
