@@ -5,6 +5,7 @@ Waits its turn for the device, does what the run's row says, and writes all it h
 
 import math
 import os
+import shutil
 import signal
 import sys
 import time
@@ -100,7 +101,10 @@ def main(folder: str, run_text: str) -> int:
 
         run = runs.get_run(store, run_id)
         RECIPES[run["method"]](Job(workspace, store, run, StoreContext(store, run_id)))
-        return end("finished")
+        code = end("finished")
+        # What a run would go on from, moments and all, is several times its version; a finished one cannot go on.
+        shutil.rmtree(workspace.run(run_id) / "checkpoints", ignore_errors=True)
+        return code
     except Paused:
         return end("paused")
     except Stopped:

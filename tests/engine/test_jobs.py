@@ -84,6 +84,8 @@ def test_improve_trains_compares_and_records_what_it_did(workspace, store, ranke
     assert models.newest_chat_version(store)["id"] == policy["id"]
     assert (workspace.model(policy["id"]) / "adapter_model.safetensors").is_file()
     assert [v["kind"] for v in models.list_versions(store)] == ["base", "reward", "policy"]
+    until(workspace, store, run_id, lambda r: not launch.alive(r), 10)
+    assert not (workspace.run(run_id) / "checkpoints").exists()  # there is nothing left to go on from
 
     metrics = {(m["stage"], m["name"]) for m in runs.metrics_of(store, run_id)}
     assert {("reward", "accuracy"), ("ppo", "reward"), ("ppo", "kl"), ("reward", "held_out_accuracy")} <= metrics
