@@ -134,19 +134,35 @@ def delete(store: Store, workspace: Workspace, version_id: int) -> dict:
         if below or not bases:
             raise UserError(f"{version['name']} is the base of other versions, or the only one. It has to stay.")
     else:
-        _move(workspace.model(version_id), workspace.folder / "trash" / str(version_id))
+        _move(workspace.model(version_id), _in_trash(workspace, version_id))
     store.update("model_versions", version_id, deleted=now())
     return version
 
 
+def trash(store: Store, workspace: Workspace) -> list[dict]:
+    """The deleted versions that can be brought back, newest first, each with its "bytes" in the trash."""
+    rows = store.rows("SELECT id, name, kind FROM model_versions WHERE deleted IS NOT NULL ORDER BY deleted DESC")
+    found = [row | {"bytes": disk_used(_in_trash(workspace, row["id"]))} for row in rows]
+    return [row for row in found if row["kind"] == "base" or row["bytes"]]
+
+
 def restore(store: Store, workspace: Workspace, version_id: int) -> None:
     """Bring back a version from the trash."""
-    row = store.row("SELECT * FROM model_versions WHERE id = ? AND deleted IS NOT NULL", version_id)
+    row = next((row for row in trash(store, workspace) if row["id"] == version_id), None)
     if row is None:
         raise UserError("There is nothing to bring back.")
     if row["kind"] != "base":
-        _move(workspace.folder / "trash" / str(version_id), workspace.model(version_id))
+        _move(_in_trash(workspace, version_id), workspace.model(version_id))
     store.update("model_versions", version_id, deleted=None)
+
+
+def empty_trash(workspace: Workspace) -> None:
+    """Delete the files of all deleted versions for good. What the store knows of them stays."""
+    shutil.rmtree(workspace.folder / "trash", ignore_errors=True)
+
+
+def _in_trash(workspace: Workspace, version_id: int) -> Path:
+    return workspace.folder / "trash" / str(version_id)
 
 
 def _move(source: Path, target: Path) -> None:

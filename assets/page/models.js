@@ -59,9 +59,19 @@ function row(v) {
   return box;
 }
 
+function drawTrash() {
+  const box = root.querySelector(".trash"), empty = root.querySelector(".empty-trash");
+  const bytes = state.trash.reduce((sum, v) => sum + v.bytes, 0);
+  box.hidden = !state.trash.length;
+  box.querySelector("summary").textContent = t("Trash: {n}, {size}", { n: state.trash.length, size: size(bytes) });
+  fill(box.querySelector(".thrown"), state.trash.map((v) => el("div", { class: "row" }, verbatim("span", v.name, "name"), el("span", { class: "hint" }, `${t(KINDS[v.kind])} · ${size(v.bytes)}`), el("button", { class: "restore", onclick: () => act("restore", v.id) }, t("Bring back")))));
+  empty.hidden = !bytes;
+}
+
 function draw() {
   fill(tree, state.versions.map(row));
   root.querySelector(".disk").textContent = t("{size} on disk", { size: size(state.versions.reduce((sum, v) => sum + v.bytes, 0)) });
+  drawTrash();
   fill(root.querySelector("#cached"), state.cached.map((id) => el("option", { value: id })));
 }
 
@@ -70,4 +80,5 @@ root.querySelector(".add form").addEventListener("submit", async (event) => {
   const field = root.querySelector(".folder");
   if (await act("add", field.value)) field.value = "";
 });
+root.querySelector(".empty-trash").addEventListener("click", () => confirm(t("Delete these for good? They cannot be brought back.")) && act("empty_trash"));
 act("load");

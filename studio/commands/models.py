@@ -61,10 +61,23 @@ def models_export(space, store, model: str, file: Path | None, as_json: bool) ->
     answer_with({"file": str(made)}, as_json, f"Written to {made}.")
 
 
+@models_group.command(name="restore")
+@click.argument("model")
+@in_workspace
+def models_restore(space, store, model: str, as_json: bool) -> None:
+    """Bring a version back from the trash folder."""
+    thrown = [v for v in engine.shelf.trash(store, space) if model in (str(v["id"]), v["name"])]
+    if not thrown:
+        raise engine.UserError(f'There is no "{model}" in the trash.')
+    engine.shelf.restore(store, space, thrown[0]["id"])
+    answer_with(thrown[0], as_json, f"{thrown[0]['name']} is back.")
+
+
 @models_group.command(name="delete")
 @click.argument("model")
 @in_workspace
 def models_delete(space, store, model: str, as_json: bool) -> None:
     """Move a version to the workspace's trash folder."""
     version = engine.shelf.delete(store, space, engine.versions.get_version(store, model)["id"])
-    answer_with(version, as_json, f"{version['name']} lies in {space.folder / 'trash'} now.")
+    where = space.folder / "trash"
+    answer_with(version, as_json, f"{version['name']} lies in {where} now; `models restore` brings it back.")

@@ -7,6 +7,8 @@ from studio.session import Session
 SKELETON = """
 <div class="row"><h2>Model versions</h2><span class="hint disk"></span></div>
 <div class="tree"></div>
+<details class="trash" hidden><summary>Trash</summary><div class="thrown"></div>
+  <button type="button" class="empty-trash">Empty the trash</button></details>
 <section class="panel add">
   <h3>Add a model of this machine</h3>
   <form class="row"><input type="text" class="folder" list="cached" placeholder="Folder of a Hugging Face model"
@@ -35,6 +37,7 @@ def build(session: Session) -> None:
                 for v in versions
             ],
             "using": session.version["id"],
+            "trash": engine.shelf.trash(session.store, session.workspace),
             "cached": engine.shelf.cached_bases(),
         }
 
@@ -60,7 +63,11 @@ def build(session: Session) -> None:
         engine.shelf.restore(session.store, session.workspace, version)
         return load()
 
+    def empty_trash() -> dict:
+        engine.shelf.empty_trash(session.workspace)
+        return load()
+
     def export(version: int) -> dict:
         return {"path": str(engine.shelf.export(session.store, session.workspace, version))}
 
-    page("models", SKELETON, [load, add, promote, note, delete, restore, export], session)
+    page("models", SKELETON, [load, add, promote, note, delete, restore, empty_trash, export], session)

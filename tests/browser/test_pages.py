@@ -257,6 +257,30 @@ def test_models_are_kept_in_order(studio, page, tmp_path):
     assert (tmp_path / "workspace" / "exports" / "pocket.zip").stat().st_size > 1_000_000
 
 
+def test_a_deleted_version_comes_back_until_the_trash_is_emptied(studio, page, tmp_path):
+    workspace = engine.open_workspace(tmp_path / "workspace")
+    store = engine.Store(workspace.database)
+    made = engine.versions.add_version(store, "policy", engine.versions.newest_chat_version(store), None, {})
+    engine.shelf.promote(store, engine.versions.list_versions(store, "base")[0]["id"])
+    store.close()
+    workspace.model(made).mkdir()
+    (workspace.model(made) / "adapter_model.safetensors").write_bytes(b"x" * 2_000_000)
+    page.on("dialog", lambda dialog: dialog.accept())
+    page.goto(f"{studio}/models")
+    mine = page.locator(".version", has_text="round-1")
+    mine.locator(".delete").click()
+    mine.wait_for(state="detached")
+    page.reload()
+    page.click(".trash summary")
+    page.click(".restore")
+    mine.wait_for()
+    mine.locator(".delete").click()
+    page.locator(".trash", has_text="2.0 MB").wait_for()
+    page.click(".empty-trash")
+    page.locator(".trash").wait_for(state="hidden")
+    assert not (workspace.folder / "trash").exists()
+
+
 def hostile_store(folder):
     """A store in which every text that a person or a model can give is hostile."""
     workspace = engine.open_workspace(folder / "workspace")

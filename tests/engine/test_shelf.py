@@ -51,9 +51,20 @@ def test_what_is_deleted_comes_back_whole(store, workspace, base_version, policy
     shelf.restore(store, workspace, policy)
     assert (workspace.model(policy) / "adapter_model.safetensors").read_bytes() == b"x" * 1000
     assert [models.get_version(store, v)["name"] for v in (policy, later)] == ["round-1", "round-2"]
+    assert shelf.trash(store, workspace) == []
     shelf.promote(store, policy)
     with pytest.raises(engine.UserError, match="base of other versions"):
         shelf.delete(store, workspace, base_version)
+
+
+def test_the_trash_tells_what_is_in_it_and_can_be_emptied(store, workspace, base_version, policy):
+    shelf.promote(store, base_version)
+    shelf.delete(store, workspace, policy)
+    assert shelf.trash(store, workspace) == [{"id": policy, "name": "round-1", "kind": "policy", "bytes": 1000}]
+    shelf.empty_trash(workspace)
+    assert shelf.trash(store, workspace) == []
+    with pytest.raises(engine.UserError, match="nothing to bring back"):
+        shelf.restore(store, workspace, policy)
 
 
 def test_a_base_that_was_deleted_or_moved_is_added_again_with_all_that_was_made_from_it(
