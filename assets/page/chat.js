@@ -320,10 +320,13 @@ function draw() {
   root.querySelector(".counts").textContent = state.counts ? FEEDBACK.map((kind) => `${state.counts[kind]} ${kindName(kind, state.counts[kind])}`).join(" · ") : "";
 }
 
+let asked = 0;
+
 async function load(id) {
+  const mine = ++asked;
   await saving;
   const answer = await call("load", id ?? null, find.value);
-  if (!answer) return;
+  if (!answer || mine !== asked) return; // something else was asked for meanwhile
   state = answer;
   order = {};
   for (const turn of state.current?.turns || []) order[turn.id] = asGiven(turn.tiers);
@@ -338,8 +341,10 @@ async function watch() {
   if (watching) return;
   watching = true;
   while (here() && state.live) {
-    const answer = await call("poll", state.live.prompt_id);
+    const { prompt_id } = state.live;
+    const answer = await call("poll", prompt_id);
     if (!answer) break;
+    if (state.live?.prompt_id !== prompt_id) continue; // another conversation was opened
     if (answer.problem) notice(answer.problem, "error");
     if (answer.done) {
       watching = false;
@@ -380,7 +385,7 @@ field.addEventListener("keydown", (event) => {
 stopButton.addEventListener("click", () => call("halt", state.live?.prompt_id));
 root.querySelector(".new").addEventListener("click", () => {
   sessionStorage.removeItem("conversation");
-  state.current = null;
+  Object.assign(state, { current: null, live: null });
   load(-1).then(() => field.focus());
 });
 root.querySelector(".undo").addEventListener("click", undo);

@@ -164,6 +164,21 @@ def test_chat_keeps_all_that_is_said_of_an_answer(studio, page):
     page.locator(".empty").wait_for()
     page.click(".bring-back")
     page.locator(".conversation", has_text="A sad talk").wait_for()
+    # What is asked for last is what is shown, though what was asked for before it comes later.
+    late = []
+
+    def hold_the_first(route):
+        first = '"load"' in (route.request.post_data or "") and not late
+        late.append(route) if first else route.continue_()
+
+    page.route("**/component_server/**", hold_the_first)
+    page.reload()
+    page.click("button.new")
+    page.locator(".empty").wait_for()
+    late[0].continue_()
+    page.wait_for_timeout(1000)
+    assert page.locator(".empty").is_visible()
+    page.unroute("**/component_server/**")
 
     page.click(".drawer-toggle")
     page.fill(".drawer .temperature", "9")
