@@ -33,7 +33,7 @@ def ask_once(page: Page, address: str) -> None:
     page.keyboard.press("Enter")
     page.locator(".turn .card button.rank").nth(3).wait_for()
     page.evaluate("document.activeElement.blur()")
-    for key in "213":
+    for key in "243":
         page.keyboard.press(key)
     page.wait_for_function("document.querySelectorAll('.card.ranked').length === 4")
 
