@@ -30,14 +30,14 @@ def add_edit(store: Store, response_id: int, text: str, annotator: str = "person
 
 
 def unrate(store: Store, response_id: int, annotator: str = "person") -> None:
-    """Take back every rating of a response, so that no older one stands in the newest's place."""
-    rows = store.rows(
-        "SELECT * FROM standing_feedback WHERE kind = 'rating' AND response_id = ? AND annotator = ? ORDER BY id",
+    """Take back the rating of a response, if it has one."""
+    rated = store.row(
+        "SELECT id FROM current_feedback WHERE kind = 'rating' AND response_id = ? AND annotator = ?",
         response_id,
         annotator,
     )
-    for row in rows:
-        _undo(store, row)
+    if rated:
+        take_back(store, rated["id"])
 
 
 TAGS = ("helpful", "wrong", "rude", "too long", "too short", "off topic", "unsafe")  # offered; others may be given
@@ -58,11 +58,17 @@ def add_comment(store: Store, response_id: int, text: str, annotator: str = "per
 
 
 def take_back(store: Store, feedback_id: int) -> None:
-    """Undo one piece of feedback, whatever came after it."""
+    """Undo a piece of feedback with all that it took the place of, so that no former mind stands instead."""
     row = store.row("SELECT * FROM standing_feedback WHERE id = ?", feedback_id)
     if row is None:
         raise UserError("That was taken back already.")
-    _undo(store, row)
+    same = ("kind", "prompt_id", "response_id", "annotator", "id", "value")
+    for former in store.rows(
+        "SELECT * FROM standing_feedback WHERE kind = ? AND prompt_id = ? AND response_id IS ? AND annotator = ? "
+        "AND id <= ? AND (kind != 'tag' OR value = ?) ORDER BY id",
+        *(row[name] for name in same),
+    ):
+        _undo(store, former)
 
 
 def bring_back(store: Store, feedback_id: int) -> int:

@@ -41,14 +41,17 @@ def test_a_changed_mind_counts_and_undo_goes_back_step_by_step(asked):
     assert store.row("SELECT count(*) AS n FROM feedback")["n"] == 4  # all of it is still there
 
 
-def test_what_was_taken_back_can_be_given_again_and_a_former_mind_stands_meanwhile(asked):
+def test_what_is_taken_back_leaves_no_former_mind_and_can_be_given_again(asked):
     store, prompt, (first, second, third) = asked
     feedback.add_ranking(store, prompt, [[first], [second, third]])
+    feedback.add_tag(store, first, "helpful")
+    tagged = feedback.add_tag(store, first, "rude")
     newer = feedback.add_ranking(store, prompt, [[third], [second], [first]])
     feedback.take_back(store, newer)
-    assert [f["value"]["tiers"] for f in feedback.current(store, prompt)] == [[[first], [second, third]]]
+    feedback.take_back(store, tagged)
+    assert [f["value"] for f in feedback.current(store, prompt)] == [{"tag": "helpful"}]
     feedback.bring_back(store, newer)
-    assert [f["value"]["tiers"] for f in feedback.current(store, prompt)] == [[[third], [second], [first]]]
+    assert feedback.current(store, prompt)[-1]["value"] == {"tiers": [[third], [second], [first]]}
     with pytest.raises(engine.UserError, match="taken back already"):
         feedback.take_back(store, newer)
 
