@@ -79,5 +79,5 @@ def models_restore(space, store, model: str, as_json: bool) -> None:
 def models_delete(space, store, model: str, as_json: bool) -> None:
     """Move a version to the workspace's trash folder."""
     version = engine.shelf.delete(store, space, engine.versions.get_version(store, model)["id"])
-    where = space.folder / "trash"
-    answer_with(version, as_json, f"{version['name']} lies in {where} now; `models restore` brings it back.")
+    back = f"`rlhf-studio models restore {version['id']}` brings it back"
+    answer_with(version, as_json, f"{version['name']} lies in {space.folder / 'trash'} now; {back}.")

@@ -136,6 +136,10 @@ def test_train_and_compare_speak_the_contract(workspace, store, base_version):
     assert (compared["before"], compared["after"], compared["prompts"]) == ("pocket", "round-1", 4)
     listed = last_json(run("runs", "list", "--json", *folder))["runs"]
     assert [r["method"] for r in listed] == ["ppo", "reward"]
+    last_json(run("models", "promote", "pocket", "--json", *folder))
+    thrown = last_json(run("models", "delete", "round-1", "--json", *folder))
+    assert last_json(run("models", "restore", "round-1", "--json", *folder))["id"] == thrown["id"]
+    assert run("models", "restore", "round-1", *folder).exit_code == 2
     shown = last_json(run("runs", "show", reward["run"], "--json", *folder))
     assert shown["config"]["reward"]["epochs"] == 1
     words = run("runs", "show", reward["run"], *folder).stdout
