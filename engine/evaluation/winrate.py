@@ -1,7 +1,7 @@
 """Win rates that carry their error bar."""
 
 from collections.abc import Sequence
-from math import inf, lgamma, log, sqrt
+from math import lgamma, log, sqrt
 
 
 def wilson(wins: float, count: float, z: float = 1.959964) -> tuple[float, float]:
@@ -46,10 +46,8 @@ def win_rate(differences: list[float], tie: float = 1e-9) -> dict[str, float]:
 
 def _evidence(wins: float, count: int, share: float) -> float:
     """The log of how much likelier the votes are with a win rate drawn evenly from 0 to 1 than with `share`."""
-    if (share == 0 and wins) or (share == 1 and wins < count):
-        return inf
     even = lgamma(wins + 1) + lgamma(count - wins + 1) - lgamma(count + 2)
-    return even - (wins * log(share) if wins else 0.0) - ((count - wins) * log(1 - share) if wins < count else 0.0)
+    return even - wins * log(share) - (count - wins) * log(1 - share)
 
 
 SURE = log(20)  # 1 / 0.05
@@ -65,8 +63,6 @@ def confidence_sequence(wins: float, count: int) -> tuple[float, float]:
     """
 
     def edge(inside: float, outside: float) -> float:
-        if _evidence(wins, count, outside) < SURE:
-            return outside
         for _ in range(50):
             middle = (inside + outside) / 2
             inside, outside = (middle, outside) if _evidence(wins, count, middle) < SURE else (inside, middle)
@@ -74,7 +70,7 @@ def confidence_sequence(wins: float, count: int) -> tuple[float, float]:
 
     if count == 0:
         return 0.0, 1.0
-    return edge(wins / count, 0.0), edge(wins / count, 1.0)
+    return edge(wins / count, 0.0) if wins else 0.0, edge(wins / count, 1.0) if wins < count else 1.0
 
 
 def votes_to_decide(rate: float, count: int, most: int = 2000) -> int | None:
