@@ -32,6 +32,9 @@ class Workspace:
         path.mkdir(parents=True, exist_ok=True)
         return path
 
+    def checkpoints(self, run: int) -> Path:
+        return self.run(run) / "checkpoints"
+
 
 def default_folder() -> Path:
     return Path(os.environ.get("RLHF_STUDIO_WORKSPACE") or user_data_path("rlhf-studio", appauthor=False))

@@ -103,7 +103,7 @@ def main(folder: str, run_text: str) -> int:
         RECIPES[run["method"]](Job(workspace, store, run, StoreContext(store, run_id)))
         code = end("finished")
         # What a run would go on from, moments and all, is several times its version; a finished one cannot go on.
-        shutil.rmtree(workspace.run(run_id) / "checkpoints", ignore_errors=True)
+        shutil.rmtree(workspace.checkpoints(run_id), ignore_errors=True)
         return code
     except Paused:
         return end("paused")

@@ -38,7 +38,7 @@ class Job:
         return models.get_version(self.store, self.run["parent_version_id"])
 
     def checkpoints(self, stage: str) -> Path:
-        return self.workspace.run(self.run["id"]) / "checkpoints" / stage
+        return self.workspace.checkpoints(self.run["id"]) / stage
 
     def keep(self, result: dict, version_id: int | None = None) -> None:
         """Note what came out so far; `version_id` is the run's model."""

@@ -14,6 +14,7 @@ from engine.feedback.gather import gather_rankings
 from engine.jobs import launch
 from engine.jobs.config import parse_settings, read_config
 from engine.jobs.job import attach
+from engine.jobs.questions import opening
 from engine.jobs.recipes import compare_versions
 from engine.methods.active import most_telling
 from engine.methods.reward import accuracy, load_reward, train_reward
@@ -38,13 +39,9 @@ FIRST = 6  # rankings before active choice begins
 POOL = 4  # prompts looked at for each one chosen
 
 
-def _message(prompt: str) -> list[dict]:
-    return [{"role": "user", "content": prompt}]
-
-
 def _ask(roles: Roles, role: str | None, prompts: list[str], first_seed: int) -> list[list[Answer]]:
     seeds = [first_seed + i for i in range(len(prompts) * ANSWERS)]
-    drawn = answer(roles, role, [_message(p) for p in prompts for _ in range(ANSWERS)], Sampling(), seeds)
+    drawn = answer(roles, role, opening([p for p in prompts for _ in range(ANSWERS)]), Sampling(), seeds)
     return [drawn[i : i + ANSWERS] for i in range(0, len(drawn), ANSWERS)]
 
 
@@ -135,7 +132,7 @@ def _facts_right(roles: Roles, role: str | None) -> float:
     Once each would leave a standard error of 0.05, more than a taste that has nothing to do with facts may cost.
     """
     prompts = [p for p in load_prompts("everyday-test")[:COMPARED] if kinds()[understand(p).kind].fact] * FACT_TIMES
-    answers = answer(roles, role, [_message(p) for p in prompts], Sampling(), list(range(len(prompts))))
+    answers = answer(roles, role, opening(prompts), Sampling(), list(range(len(prompts))))
     right = [analyse(understand(p), a.text).correctness == "right" for p, a in zip(prompts, answers, strict=True)]
     return sum(right) / len(right)
 
