@@ -37,8 +37,15 @@ def _rate(rate: float | None, low: float, high: float) -> str:
 
 
 def report(comparison: dict, items: list[dict], votes: dict) -> str:
-    """The whole file. `votes` is {"count", "rate", "low", "high", "seen"}."""
+    """The whole file. `votes` is {"count", "rate", "low", "high", "seen"}.
+
+    As long as the answers' sides were not shown on the page either, questions that can still be voted on blind are left
+    out.
+    """
     result = comparison["result"]
+    shown = [i for i in items if comparison["revealed"] or i["choice"] or i["before"] == i["after"]]
+    left_out = len(items) - len(shown)
+    note = f"<p>Not shown before they are voted on: {left_out}.</p>" if left_out else ""
     judge = (result.get(key) for key in ("win_rate", "win_rate_low", "win_rate_high"))
     title = html.escape(f"{comparison['before_name']} → {comparison['after_name']}")
     figures = [
@@ -54,12 +61,12 @@ def report(comparison: dict, items: list[dict], votes: dict) -> str:
     rows = "".join(
         f'<tr><td dir="auto">{html.escape(i["prompt"])}</td><td dir="auto">{html.escape(i["before"])}</td>'
         f'<td dir="auto">{word_diff(i["before"], i["after"])}</td><td>{html.escape(i["choice"] or "–")}</td></tr>'
-        for i in items
+        for i in shown
     )
     boxes = "".join(f"<div>{html.escape(a)}<b>{html.escape(b)}</b>{html.escape(c)}</div>" for a, b, c in figures)
     return (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title><style>{STYLE}</style>'
         f'<h1>{title}</h1><p>{html.escape(comparison["created"])}</p><div class="figures">{boxes}</div>'
         f"<table><thead><tr><th>Question</th><th>Before</th><th>After</th><th>Vote</th></tr></thead>"
-        f"<tbody>{rows}</tbody></table></html>"
+        f"<tbody>{rows}</tbody></table>{note}</html>"
     )
