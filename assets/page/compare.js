@@ -202,7 +202,7 @@ anew.addEventListener("submit", async (event) => {
 root.querySelector(".save-report").addEventListener("click", async () => {
   const answer = await call("saved", state.id);
   if (!answer) return;
-  past = []; // what was voted on stands in the report by its sides, and can't be voted on blind again
+  past = []; // Back does not lead to what the report shows by its sides
   draw();
   const link = el("a", { href: URL.createObjectURL(new Blob([answer.html], { type: "text/html" })), download: `comparison-${state.id}.html` });
   link.click();
