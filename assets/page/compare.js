@@ -22,10 +22,15 @@ async function vote(side) {
   item.choice = choice;
   past.push(at);
   Object.assign(state, answer);
-  const next = state.items.findIndex((other, i) => i > at && !other.choice);
-  at = next >= 0 ? next : state.items.findIndex((other) => !other.choice);
-  if (at < 0) at = state.items.length;
+  at = onward();
   draw();
+}
+
+/** Where the next question is that has no vote: after this one, else from the start, else past the end. */
+function onward() {
+  const next = state.items.findIndex((item, i) => i > at && !item.choice);
+  const first = state.items.findIndex((item) => !item.choice);
+  return next >= 0 ? next : first >= 0 ? first : state.items.length;
 }
 
 function side(text, other, name, label) {
@@ -153,7 +158,7 @@ function draw() {
 }
 
 function skip() {
-  at = (at + 1) % Math.max(1, state.items.length);
+  at = onward();
   draw();
 }
 
@@ -169,8 +174,8 @@ async function load(id) {
   if (!answer) return;
   state = { ...answer, diff: state?.diff };
   past = [];
-  at = Math.max(0, state.items.findIndex((i) => !i.choice));
-  if (state.items.length && state.items.every((i) => i.choice)) at = state.items.length;
+  at = -1;
+  at = onward();
   draw();
 }
 
@@ -203,6 +208,7 @@ root.querySelector(".save-report").addEventListener("click", async () => {
   const answer = await call("saved", state.id);
   if (!answer) return;
   past = []; // Back does not lead to what the report shows by its sides
+  if (state.items[at]?.choice) at = onward(); // nor is it voted on anew
   draw();
   const link = el("a", { href: URL.createObjectURL(new Blob([answer.html], { type: "text/html" })), download: `comparison-${state.id}.html` });
   link.click();
