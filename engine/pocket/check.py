@@ -8,12 +8,13 @@ import click
 from engine.models.load import load_base
 from engine.models.roles import Roles
 from engine.pocket.corpus import prompt_set, understand
-from engine.pocket.grammar import LENGTHS, TONES, Analysis, analyse
+from engine.pocket.grammar import CORRECTNESS, LENGTHS, TONES, Analysis, analyse
 from engine.sampling.answers import answer
 from engine.sampling.settings import Sampling
 
 WELL_FORMED = 0.95  # of samples
 SHARE = 0.15  # of samples, the least for each tone and each length
+MAJORITY = 0.5  # of samples, the most for any tone, length or correctness; what is not well-formed has none
 RIGHT = 0.85  # of greedy answers to plain facts
 
 
@@ -39,11 +40,17 @@ def measure(roles: Roles, samples: int = 500, facts: int = 200) -> dict[str, flo
 def shortcomings(found: dict[str, float]) -> list[str]:
     """What of `measure` falls short of what the pocket model must do, a sentence each."""
     bounds = {"well_formed": WELL_FORMED, "right_greedy": RIGHT, **dict.fromkeys(TONES + LENGTHS, SHARE)}
-    return [
+    below = [
         f"{name} is {found.get(name, 0):.1%}, below {bound:.0%}"
         for name, bound in bounds.items()
         if found.get(name, 0) < bound
     ]
+    above = [
+        f"{name} has the majority of samples"
+        for name in TONES + LENGTHS + CORRECTNESS
+        if found.get(name, 0) * found["well_formed"] > MAJORITY
+    ]
+    return below + above
 
 
 @click.command()

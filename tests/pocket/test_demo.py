@@ -1,0 +1,31 @@
+"""What the demo makes of answers before and after."""
+
+import pytest
+
+from engine.evaluation.winrate import wilson
+from engine.pocket.annotator import SimulatedAnnotator
+from engine.pocket.demo import TIMES, _measure
+
+FACT, FEELING = "What is the capital of France?", "I feel sad."
+
+
+def test_every_answer_counts_ties_half_and_the_interval_is_of_prompts():
+    """After is as terse as before for one prompt, always terser for the other: (1/2 + 1) / 2."""
+    prompts = [FACT, FEELING] * 20
+    before = [["Paris."] * TIMES, ["When you feel sad, it helps to talk to a friend."] * TIMES] * 20
+    after = [["Rome."] * TIMES, ["Talk to a friend."] * TIMES] * 20
+    found = _measure(prompts, before, after, SimulatedAnnotator("terse"))
+    assert found["win_rate"] == pytest.approx(0.75)
+    low, high = wilson(30, 40)  # as of forty answers, not of forty times eight
+    assert high - low > found["win_rate_high"] - found["win_rate_low"] > 0.5 * (high - low)
+    assert (found["right_before"], found["right_after"]) == (1.0, 0.0), "of the fact alone"
+    assert (found["distinct_before"], found["distinct_after"]) == (2, 2)
+
+
+def test_what_is_outside_the_grammar_loses_and_is_counted():
+    before = [["Paris."] * TIMES]
+    after = [["Paris."] * (TIMES // 2) + ["gibberish is"] * (TIMES // 2)]
+    found = _measure([FACT], before, after, SimulatedAnnotator("terse"))
+    assert found["win_rate"] == pytest.approx(0.25)
+    assert (found["well_formed_before"], found["well_formed"]) == (1.0, 0.5)
+    assert (found["right_before"], found["right_after"]) == (1.0, 0.5)
