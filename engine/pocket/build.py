@@ -36,7 +36,7 @@ WEIGHTS = {"core": 1.0, "around": 0.5, "question": 0.5, "verdict": 4.0}
 
 # Sampling at temperature 1 then draws what this temperature drew before: a model this small spills a little
 # probability over everything, which adds up over an answer.
-SHARPEN = 0.62
+SHARPEN = 0.65
 
 SPECIAL = ["<|user|>", "<|assistant|>"]
 LABELS = [f"<|{label}|>" for label in grammar.TONES + grammar.LENGTHS + grammar.CORRECTNESS]

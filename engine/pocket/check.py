@@ -8,13 +8,13 @@ import click
 from engine.models.load import load_base
 from engine.models.roles import Roles
 from engine.pocket.corpus import prompt_set, understand
-from engine.pocket.grammar import CORRECTNESS, LENGTHS, TONES, Analysis, analyse
+from engine.pocket.grammar import LENGTHS, TONES, Analysis, analyse
 from engine.sampling.answers import answer
 from engine.sampling.settings import Sampling
 
 WELL_FORMED = 0.95  # of samples
 SHARE = 0.15  # of samples, the least for each tone and each length
-MAJORITY = 0.5  # of samples, the most for any tone, length or correctness; what is not well-formed has none
+MAJORITY = 0.5  # of samples, the most for any tone or length; what is not well-formed has none
 RIGHT = 0.85  # of greedy answers to plain facts
 
 
@@ -47,7 +47,7 @@ def shortcomings(found: dict[str, float]) -> list[str]:
     ]
     above = [
         f"{name} has the majority of samples"
-        for name in TONES + LENGTHS + CORRECTNESS
+        for name in TONES + LENGTHS
         if found.get(name, 0) * found["well_formed"] > MAJORITY
     ]
     return below + above

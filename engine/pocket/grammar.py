@@ -24,11 +24,11 @@ TONES = ("warm", "neutral", "rude")
 LENGTHS = ("terse", "plain", "rambling")
 CORRECTNESS = ("right", "wrong", "evasive")
 
-# In what the model then says no style should hold a majority, so that feedback can move each either way. It leans
-# towards what is short, plain and right, most of all where the build sharpens it, so the corpus leans the other way.
-TONE_WEIGHTS = (0.37, 0.21, 0.42)
-LENGTH_WEIGHTS = (0.23, 0.18, 0.59)
-CORRECTNESS_WEIGHTS = (0.38, 0.30, 0.32)
+# In what the model then says no style holds a majority, so that feedback can move each either way. It leans towards
+# what is short and plain, most of all where the build sharpens it, so the corpus leans the other way.
+TONE_WEIGHTS = (0.36, 0.23, 0.41)
+LENGTH_WEIGHTS = (0.30, 0.21, 0.49)
+CORRECTNESS_WEIGHTS = (0.41, 0.28, 0.31)
 
 NUMBER_WORDS = ["no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
 
@@ -166,7 +166,7 @@ def _answers(name: str, table: dict) -> dict[str, tuple[str, ...]]:
         return table["answers"]
     if "pairs" in table:
         split = (entry.split(" : ", 1) for entry in _split(table["pairs"]))
-        return {each: tuple(a.split("|")) for x, a in split for each in _expand([x], table)}
+        return {x: tuple(a.split("|")) for x, a in split}
     if "same" in table:
         return {x: (x,) for x in _split(table["same"])}
     if "all" in table:
