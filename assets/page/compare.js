@@ -26,9 +26,9 @@ async function vote(side) {
   draw();
 }
 
-/** Where the next question is that has no vote: after this one, else from the start, else past the end. */
-function onward() {
-  const next = state.items.findIndex((item, i) => i > at && !item.choice);
+/** Where the next question is that has no vote: behind `place`, else from the start, else past the end. */
+function onward(place = at) {
+  const next = state.items.findIndex((item, i) => i > place && !item.choice);
   const first = state.items.findIndex((item) => !item.choice);
   return next >= 0 ? next : first >= 0 ? first : state.items.length;
 }
@@ -174,8 +174,7 @@ async function load(id) {
   if (!answer) return;
   state = { ...answer, diff: state?.diff };
   past = [];
-  at = -1;
-  at = onward();
+  at = onward(-1);
   draw();
 }
 

@@ -25,12 +25,17 @@ def wilson_in_groups(groups: Sequence[tuple[float, int]]) -> tuple[float, float]
     1965, section 8.2; Korn and Graubard 1998).
     """
     groups = [group for group in groups if group[1]]
-    wins, count, effect = sum(w for w, _ in groups), sum(n for _, n in groups), 1.0
-    if len(groups) > 1 and 0 < wins < count:
-        share = wins / count
+    won, count, effect = sum(w for w, _ in groups), sum(n for _, n in groups), 1.0
+    if len(groups) > 1 and 0 < won < count:
+        share = won / count
         between = sum((w - share * n) ** 2 for w, n in groups) * len(groups) / (len(groups) - 1)
         effect = max(1.0, between / (count * share * (1 - share)))
-    return wilson(wins / effect, count / effect)
+    return wilson(won / effect, count / effect)
+
+
+def wins(differences: list[float], tie: float = 1e-9) -> float:
+    """How many of the differences, after minus before, are won; a tie counts half."""
+    return sum(1.0 if d > tie else 0.5 if d >= -tie else 0.0 for d in differences)
 
 
 def win_rate(differences: list[float], tie: float = 1e-9) -> dict[str, float]:
@@ -38,9 +43,9 @@ def win_rate(differences: list[float], tie: float = 1e-9) -> dict[str, float]:
 
     differences: after minus before, one number a prompt.
     """
-    wins = sum(1.0 if d > tie else 0.5 if d >= -tie else 0.0 for d in differences)
-    low, high = wilson(wins, len(differences))
-    rate = wins / len(differences) if differences else 0.5
+    won = wins(differences, tie)
+    low, high = wilson(won, len(differences))
+    rate = won / len(differences) if differences else 0.5
     return {"win_rate": rate, "win_rate_low": low, "win_rate_high": high}
 
 

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 
 from engine.errors import UserError
-from engine.evaluation.winrate import wilson_in_groups
+from engine.evaluation.winrate import wilson_in_groups, wins
 from engine.feedback.examples import Ranking
 from engine.feedback.gather import gather_rankings
 from engine.jobs import launch
@@ -34,15 +34,18 @@ from engine.workspace import Workspace
 ANSWERS = 4  # to every prompt
 CHECKED = 200  # held-out rankings that measure the reward model and train nothing
 COMPARED = 160  # held-out prompts
-TIMES = 8  # each is asked: what is drawn once has a win rate that moves by 0.03 with the draw alone
+TIMES = 8  # that each is asked; with one draw a win rate moves by 0.03
 FIRST = 6  # rankings before active choice begins
 POOL = 4  # prompts looked at for each one chosen
 
 
-def _ask(roles: Roles, role: str | None, prompts: list[str], first_seed: int) -> list[list[Answer]]:
-    seeds = [first_seed + i for i in range(len(prompts) * ANSWERS)]
-    drawn = answer(roles, role, opening([p for p in prompts for _ in range(ANSWERS)]), Sampling(), seeds)
-    return [drawn[i : i + ANSWERS] for i in range(0, len(drawn), ANSWERS)]
+def _ask(
+    roles: Roles, role: str | None, prompts: list[str], first_seed: int, times: int = ANSWERS
+) -> list[list[Answer]]:
+    """`times` answers to each prompt, with seeds from `first_seed` on."""
+    seeds = [first_seed + i for i in range(len(prompts) * times)]
+    drawn = answer(roles, role, opening([p for p in prompts for _ in range(times)]), Sampling(), seeds)
+    return [drawn[i : i + times] for i in range(0, len(drawn), times)]
 
 
 def _keep(store: Store, version: int, annotator: SimulatedAnnotator, answers: list[Answer]) -> None:
@@ -109,12 +112,9 @@ def _held_out_accuracy(
     return right / max(pairs, 1)
 
 
-def _drawn(roles: Roles, role: str | None, prompts: list[str]) -> list[list[str]]:
+def _texts(roles: Roles, role: str | None, prompts: list[str]) -> list[list[str]]:
     """`TIMES` answers to each prompt, with seeds that are always the same."""
-    answers = answer(
-        roles, role, opening([p for p in prompts for _ in range(TIMES)]), Sampling(), list(range(TIMES * len(prompts)))
-    )
-    return [[a.text for a in answers[i : i + TIMES]] for i in range(0, len(answers), TIMES)]
+    return [[a.text for a in answers] for answers in _ask(roles, role, prompts, 0, TIMES)]
 
 
 def _measure(
@@ -132,8 +132,7 @@ def _measure(
     for prompt, *sides in zip(prompts, before, after, strict=True):
         request = understand(prompt)
         old, new = ([annotator.score(request, text) for text in side] for side in sides)
-        wins = sum(0.5 * (1 + (b > a) - (b < a)) for a, b in zip(old, new, strict=True))
-        won.append((wins, len(new)))
+        won.append((wins([b - a for a, b in zip(old, new, strict=True)]), len(new)))
         for name, side in zip(("before", "after"), sides, strict=True):
             read = [analyse(request, text) for text in side]
             good[name] += [a.well_formed for a in read]
@@ -141,7 +140,7 @@ def _measure(
                 right[name] += [a.correctness == "right" for a in read]
     low, high = wilson_in_groups(won)
     return {
-        "win_rate": sum(wins for wins, _ in won) / sum(count for _, count in won),
+        "win_rate": sum(n for n, _ in won) / sum(count for _, count in won),
         "win_rate_low": low,
         "win_rate_high": high,
         "well_formed": _share(good["after"]),
@@ -188,7 +187,8 @@ def run_demo(
     roles = Roles(base)
     first = version = models.ensure_base(store, str(base.path), base.fingerprint, "pocket")
     tested = load_prompts("everyday-test")[:COMPARED]
-    untaught = _drawn(roles, None, tested)
+    say(f"Asking the untaught model the {COMPARED} questions of the comparison, {TIMES} times each")
+    untaught = _texts(roles, None, tested)
     labelled, reached = 0.0, []
     for number in range(rounds):
         ranking = SimulatedAnnotator(prefer, errs, seed + 1000 * number)
@@ -205,7 +205,7 @@ def run_demo(
             compare_versions(workspace, store, start, now, tested, read_config(config))
         comparison = comparisons.list_comparisons(store)[0]
         after = attach(roles, workspace, models.get_version(store, version), f"after-{number}")
-        taught = _drawn(roles, after, tested)
+        taught = _texts(roles, after, tested)
         judged = _measure(tested, untaught, taught, annotator)
         reached.append({key: round(judged[key], 4) for key in ("win_rate", "win_rate_low", "win_rate_high")})
         say(f"round {number + 1}: after wins {judged['win_rate']:.0%} by the annotator's own taste")

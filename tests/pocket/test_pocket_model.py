@@ -26,5 +26,10 @@ def test_its_answers_are_well_formed_varied_and_right(found):
     assert shortcomings(found) == []
 
 
+def test_a_style_that_most_samples_have_is_a_shortcoming(found):
+    assert shortcomings(found | {"well_formed": 0.96, "plain": 0.51}) == []
+    assert shortcomings(found | {"well_formed": 0.96, "plain": 0.53}) == ["plain has the majority of samples"]
+
+
 def test_every_correctness_occurs(found):
     assert all(found[name] > 0.1 for name in ("right", "wrong", "evasive"))
