@@ -320,13 +320,14 @@ function draw() {
   root.querySelector(".counts").textContent = state.counts ? FEEDBACK.map((kind) => `${state.counts[kind]} ${kindName(kind, state.counts[kind])}`).join(" · ") : "";
 }
 
-let asked = 0;
+const opened = newest(async (id) => {
+  await saving;
+  return call("load", id ?? null, find.value);
+});
 
 async function load(id) {
-  const mine = ++asked;
-  await saving;
-  const answer = await call("load", id ?? null, find.value);
-  if (!answer || mine !== asked) return; // something else was asked for meanwhile
+  const answer = await opened(id);
+  if (!answer) return;
   state = answer;
   order = {};
   for (const turn of state.current?.turns || []) order[turn.id] = asGiven(turn.tiers);

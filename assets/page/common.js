@@ -130,6 +130,17 @@ async function reached(name, args) {
 }
 
 const percent = (share) => (share === null || share === undefined ? "–" : `${Math.round(share * 100)}%`);
+
+/** `ask`, whose answer is null if something newer was asked for before it came. */
+function newest(ask) {
+  let asked = 0;
+  return async (...args) => {
+    const mine = ++asked;
+    const answer = await ask(...args);
+    return mine === asked ? answer : null;
+  };
+}
+
 const sleep = (ms) => new Promise((done) => setTimeout(done, ms));
 const here = () => document.body.contains(root);
 const typing = () => ["TEXTAREA", "INPUT", "SELECT"].includes(document.activeElement?.tagName);
@@ -202,6 +213,7 @@ function onKeys(handle, always = []) {
   function keys(event) {
     if (!here()) return document.removeEventListener("keydown", keys);
     if (document.querySelector("dialog[open]") || event.ctrlKey || event.metaKey || event.altKey) return;
+    if (event.repeat) return; // a key held down speaks once
     if (!typing() || always.includes(event.key)) handle(event);
   }
   document.addEventListener("keydown", keys);

@@ -8,17 +8,20 @@ const reveal = root.querySelector(".reveal");
 const anew = root.querySelector(".anew form");
 let state = null;
 let at = 0;
+let voting = false;
 let past = []; // the questions voted on, in that order
 
 // Which side "after" stands on: fixed for an item by its id, so a reload does not give it away.
 const afterLeft = (item) => ((item.id * 2654435761) >>> 7) % 2 === 0;
 
 async function vote(side) {
-  const item = state.items[at];
-  if (!item) return;
+  const seen = state, item = state.items[at];
+  if (!item || voting) return;
   const choice = side === "tie" ? "tie" : (side === "left") === afterLeft(item) ? "after" : "before";
+  voting = true; // a second press means the question that is shown, not the next one
   const answer = await call("vote", item.id, choice);
-  if (!answer) return;
+  voting = false;
+  if (!answer || state !== seen) return;
   item.choice = choice;
   past.push(at);
   Object.assign(state, answer);
@@ -169,8 +172,10 @@ function back() {
   draw();
 }
 
+const opened = newest((id) => call("load", id ?? null));
+
 async function load(id) {
-  const answer = await call("load", id ?? null);
+  const answer = await opened(id);
   if (!answer) return;
   state = { ...answer, diff: state?.diff };
   past = [];

@@ -9,7 +9,7 @@ const previewBox = root.querySelector(".preview");
 const take = root.querySelector(".take");
 let rows = [];
 let next = null;
-let asked = 0;
+const found = newest((further) => call("look", search.value, filter.value || "all", further ? next : null));
 
 const SOURCES = { chat: "Chat", demo: "demo" };
 const sourceName = (source) => (source.startsWith("import:") ? t("imported") : source.startsWith("label:") ? t("Label") : t(SOURCES[source] || source));
@@ -46,7 +46,7 @@ function entry(row) {
   const place = el(
     "details",
     { class: "entry" },
-    el("summary", {}, verbatim("span", row.text, "asked"), el("span", { class: "hint" }, [t("{n} answers", { n: row.responses.length }), ...kinds.map((k) => t(k)), sourceName(row.source), new Date(row.created).toLocaleString(LANGUAGE)].join(" · "))),
+    el("summary", {}, verbatim("span", row.text, "asked"), el("span", { class: "hint" }, [t(row.responses.length === 1 ? "1 answer" : "{n} answers", { n: row.responses.length }), ...kinds.map((k) => t(k)), sourceName(row.source), new Date(row.created).toLocaleString(LANGUAGE)].join(" · "))),
     row.responses.map((r, i) => el("div", { class: "answer" }, edits[r.id] ? wordDiff(r.text, edits[r.id]) : verbatim("div", r.text), el("div", { class: "row" }, verdicts(row, r, i)))),
     row.feedback.length > 0 && el("div", { class: "row" }, el("span", { class: "hint" }, t("Take back:")), row.feedback.map((f) => el("button", { class: "take-back", onclick: () => settle(place, "take_back", row, f) }, f.response_id === null ? t(f.kind) : t("{kind}, answer {n}", { kind: t(f.kind), n: row.responses.findIndex((r) => r.id === f.response_id) + 1 })))),
   );
@@ -54,9 +54,8 @@ function entry(row) {
 }
 
 async function look(further = false) {
-  const mine = ++asked;
-  const answer = await call("look", search.value, filter.value || "all", further ? next : null);
-  if (!answer || mine !== asked) return; // a newer search is on its way
+  const answer = await found(further);
+  if (!answer) return;
   rows = further ? [...rows, ...answer.rows] : answer.rows;
   next = answer.more;
   if (!filter.options.length) {
@@ -115,6 +114,6 @@ take.addEventListener("change", async () => {
   const form = take.value;
   take.value = "";
   const answer = form && (await call("take", form));
-  if (answer) notice(t("{n} lines written to {path}", { n: answer.count, path: answer.path }));
+  if (answer) notice(t(answer.count === 1 ? "1 line written to {path}" : "{n} lines written to {path}", { n: answer.count, path: answer.path }));
 });
 look();

@@ -43,4 +43,5 @@ def export(space, store, file: Path, form: str, as_json: bool) -> None:
     studio      everything, a line a prompt
     """
     count = engine.export_file(store, file, form)
-    answer_with({"format": form, "lines": count, "file": str(file)}, as_json, f"{count} lines written to {file}.")
+    lines = "1 line" if count == 1 else f"{count} lines"
+    answer_with({"format": form, "lines": count, "file": str(file)}, as_json, f"{lines} written to {file}.")

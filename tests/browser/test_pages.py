@@ -252,7 +252,7 @@ def test_data_comes_in_and_goes_out(studio, page, tmp_path):
     page.select_option(".filter", "edited")
     page.locator(".empty").wait_for()
     page.select_option(".take", "preference")
-    page.locator(".notice.show", has_text="1 lines written").wait_for()
+    page.locator(".notice.show", has_text="1 line written").wait_for()
     (line,) = (tmp_path / "workspace" / "exports" / "preference.jsonl").read_text().splitlines()
     assert json.loads(line)["chosen"] == [{"role": "assistant", "content": "Hello there!"}]
 
@@ -357,46 +357,6 @@ def test_hostile_text_is_shown_as_it_is_and_runs_nothing(hostile_studio, page):
     report = page.locator("table").evaluate("e => e.textContent")
     assert all(text in report for text in HOSTILE)
     assert page.evaluate("window.stolen") is None
-
-
-def test_versions_that_answer_alike_leave_nothing_to_vote_on(studio, page, tmp_path):
-    store = engine.Store(tmp_path / "workspace" / "studio.db")
-    pocket = engine.versions.newest_chat_version(store)["id"]
-    result = {"prompts": 1, "kl": 0.0, "length_before": 2, "length_after": 2, "distinct_before": 1, "distinct_after": 1}
-    same = {"prompt": "Hello", "before": "Hi there.", "after": "Hi there.", "facts": {"seed": 0, "kl": 0.0}}
-    engine.comparisons.add_comparison(store, pocket, pocket, [same], result)
-    store.close()
-    page.goto(f"{studio}/compare")
-    page.locator(".empty", has_text="nothing to vote on").wait_for()
-    assert "vote below" not in page.locator(".figures").inner_text()
-
-
-def test_skip_never_leads_to_a_question_that_a_saved_report_shows(studio, page, tmp_path):
-    store = engine.Store(tmp_path / "workspace" / "studio.db")
-    pocket = engine.versions.newest_chat_version(store)["id"]
-    result = {"prompts": 3, "kl": 1.0, "length_before": 2, "length_after": 2, "distinct_before": 3, "distinct_after": 3}
-    items = [
-        {"prompt": f"Question {n}", "before": f"before {n}", "after": f"after {n}", "facts": {"seed": n, "kl": 1.0}}
-        for n in range(3)
-    ]
-    engine.comparisons.add_comparison(store, pocket, pocket, items, result)
-    store.close()
-    page.goto(f"{studio}/compare")
-    asked = page.locator(".ballot .ask")
-    asked.get_by_text("Question 0").wait_for()
-    page.keyboard.press("ArrowLeft")
-    asked.get_by_text("Question 1").wait_for()
-    page.keyboard.press("z")
-    asked.get_by_text("Question 0").wait_for()
-    with page.expect_download() as download:
-        page.click(".save-report")
-    assert "before 0" in download.value.path().read_text("utf-8"), "its vote stands until it is given anew"
-    asked.get_by_text("Question 1").wait_for()
-    seen = []
-    for _ in range(4):
-        seen.append(asked.inner_text())
-        page.keyboard.press("s")
-    assert seen == ["Question 1", "Question 2"] * 2
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])

@@ -1,0 +1,72 @@
+"""Compare: voting blind, as a person does it."""
+
+import pytest
+
+import engine
+
+pytestmark = pytest.mark.browser
+
+
+@pytest.fixture
+def compared(tmp_path):
+    """Add a comparison of (question, before, after) to the studio's workspace; the store stays open."""
+    store = engine.Store(tmp_path / "workspace" / "studio.db")
+
+    def add(*texts):
+        pocket = engine.versions.newest_chat_version(store)["id"]
+        items = [
+            {"prompt": prompt, "before": before, "after": after, "facts": {"seed": n, "kl": 1.0}}
+            for n, (prompt, before, after) in enumerate(texts)
+        ]
+        lengths = {"length_before": 2, "length_after": 2}
+        distinct = {"distinct_before": len(items), "distinct_after": len(items)}
+        result = {"prompts": len(items), "kl": 1.0, **lengths, **distinct}
+        engine.comparisons.add_comparison(store, pocket, pocket, items, result)
+        return store
+
+    yield add
+    store.close()
+
+
+@pytest.fixture
+def three(studio, page, compared):
+    """The page on a comparison of three questions; what is asked there, and the store."""
+    store = compared(*[(f"Question {n}", f"before {n}", f"after {n}") for n in range(3)])
+    page.goto(f"{studio}/compare")
+    asked = page.locator(".ballot .ask")
+    asked.get_by_text("Question 0").wait_for()
+    return asked, store
+
+
+def test_versions_that_answer_alike_leave_nothing_to_vote_on(studio, page, compared):
+    compared(("Hello", "Hi there.", "Hi there."))
+    page.goto(f"{studio}/compare")
+    page.locator(".empty", has_text="nothing to vote on").wait_for()
+    assert "vote below" not in page.locator(".figures").inner_text()
+
+
+def test_skip_never_leads_to_a_question_that_a_saved_report_shows(page, three):
+    asked, _ = three
+    page.keyboard.press("ArrowLeft")
+    asked.get_by_text("Question 1").wait_for()
+    page.keyboard.press("z")
+    asked.get_by_text("Question 0").wait_for()
+    with page.expect_download() as download:
+        page.click(".save-report")
+    assert "before 0" in download.value.path().read_text("utf-8"), "its vote stands until it is given anew"
+    asked.get_by_text("Question 1").wait_for()
+    seen = []
+    for _ in range(4):
+        seen.append(asked.inner_text())
+        page.keyboard.press("s")
+    assert seen == ["Question 1", "Question 2"] * 2
+
+
+def test_a_key_pressed_twice_is_one_vote_and_passes_over_no_question(page, three):
+    asked, store = three
+    press = """() => document.dispatchEvent(new KeyboardEvent("keydown", { key: "ArrowLeft" }))"""
+    page.evaluate(f"{{ const press = {press}; press(); press(); }}")
+    asked.get_by_text("Question 1").wait_for()
+    page.wait_for_timeout(300)  # a second vote would be counted, and would go on to the next question, by now
+    assert asked.inner_text() == "Question 1"
+    assert len(store.rows("SELECT * FROM votes")) == 1
