@@ -49,7 +49,7 @@ function figure(title, rate, low, high, note) {
 
 function votesNote(v) {
   const seen = v.seen ? t(" Not blind, so not counted: {n}.", { n: v.seen }) : "";
-  if (!v.count) return t(!state.items.length ? "no numbers" : state.revealed ? "no blind votes" : "vote below, blind, to fill this in") + (seen && t(".")) + seen;
+  if (!v.count) return t(!state.items.length ? "no numbers" : state.revealed ? "no blind votes" : "vote blind to fill this in") + (seen && t(".")) + seen;
   const said = t("after wins {rate} of {n}; the true rate is between {low} and {high} (95%, whenever you stop)", { rate: percent(v.rate), n: v.count, low: percent(v.low), high: percent(v.high) });
   if (v.more === 0) return said + t(". That is decided.") + seen;
   return said + (v.more === null ? t(". As close as this, votes will not decide it.") : t(". About {n} more votes like these would decide it.", { n: v.more })) + seen;

@@ -42,7 +42,7 @@ def test_versions_that_answer_alike_leave_nothing_to_vote_on(studio, page, compa
     compared(("Hello", "Hi there.", "Hi there."))
     page.goto(f"{studio}/compare")
     page.locator(".empty", has_text="nothing to vote on").wait_for()
-    assert "vote below" not in page.locator(".figures").inner_text()
+    assert "vote blind" not in page.locator(".figures").inner_text()
 
 
 def test_skip_never_leads_to_a_question_that_a_saved_report_shows(page, three):
