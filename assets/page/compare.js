@@ -18,7 +18,7 @@ async function vote(side) {
   const seen = state, item = state.items[at];
   if (!item || voting) return;
   const choice = side === "tie" ? "tie" : (side === "left") === afterLeft(item) ? "after" : "before";
-  voting = true; // a second press means the question that is shown, not the next one
+  voting = true; // until it is kept, whatever is pressed means the question that is still shown
   const answer = await call("vote", item.id, choice);
   voting = false;
   if (!answer || state !== seen) return;
@@ -161,13 +161,14 @@ function draw() {
 }
 
 function skip() {
+  if (voting) return;
   at = onward();
   draw();
 }
 
 /** To the question voted on last, to vote on it again: what counts is the newest vote. */
 function back() {
-  if (!past.length) return;
+  if (!past.length || voting) return;
   at = past.pop();
   draw();
 }
