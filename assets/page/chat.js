@@ -394,17 +394,9 @@ let typed;
 find.addEventListener("input", () => (clearTimeout(typed), (typed = setTimeout(() => load(state.current?.id ?? -1), 200))));
 
 onKeys((event) => {
-  const turn = lastTurn();
-  const number = digit(event);
-  if (turn && turn.responses.length > 1 && number >= 1 && number <= turn.responses.length) {
-    event.preventDefault();
-    rank(turn, turn.responses[number - 1].id, event.shiftKey);
-  }
-  if (event.key === "z") undo();
-  if (event.key === "n") {
-    event.preventDefault();
-    field.focus();
-  }
+  const turn = lastTurn(), number = digit(event);
+  if (number && turn?.responses.length > 1 && number <= turn.responses.length) return () => rank(turn, turn.responses[number - 1].id, event.shiftKey);
+  return { z: undo, n: () => field.focus() }[keyOf(event)];
 });
 count.value = localStorage.getItem("candidates") || "4";
 count.addEventListener("change", () => localStorage.setItem("candidates", count.value));

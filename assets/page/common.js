@@ -208,16 +208,21 @@ function duration(seconds) {
   return t("{m} min {s} s", { m: Math.floor(seconds / 60), s: Math.round(seconds % 60) });
 }
 
-/** Keys for as long as this page is there; not while someone types, but for the names in `always`. */
-function onKeys(handle, always = []) {
+/** Keys for as long as this page is there, not while someone types. `means` says what an event does, if anything. */
+function onKeys(means) {
   function keys(event) {
     if (!here()) return document.removeEventListener("keydown", keys);
-    if (document.querySelector("dialog[open]") || event.ctrlKey || event.metaKey || event.altKey) return;
-    if (event.repeat) return; // a key held down speaks once
-    if (!typing() || always.includes(event.key)) handle(event);
+    if (typing() || document.querySelector("dialog[open]") || event.ctrlKey || event.metaKey || event.altKey) return;
+    const act = means(event);
+    if (!act) return;
+    event.preventDefault();
+    if (!event.repeat) act(); // a key held down speaks once
   }
   document.addEventListener("keydown", keys);
 }
+
+/** An event's key, a letter small whether Shift or Caps Lock is on or not. */
+const keyOf = (event) => (event.key.length === 1 ? event.key.toLowerCase() : event.key);
 
 /** Which number key an event is, Shift or not; 0 for none. */
 const digit = (event) => Number(event.code?.match(/^(?:Digit|Numpad)([1-9])$/)?.[1] || 0);

@@ -220,9 +220,7 @@ root.querySelector(".save-report").addEventListener("click", async () => {
   URL.revokeObjectURL(link.href);
 });
 onKeys((event) => {
-  const act = { ArrowLeft: () => vote("left"), ArrowRight: () => vote("right"), ArrowDown: () => vote("tie"), s: skip, z: back, d: () => ((state.diff = !state.diff), draw()) }[event.key];
-  if (!act || !state?.items.length) return;
-  event.preventDefault();
-  act();
+  const acts = { ArrowLeft: () => vote("left"), ArrowRight: () => vote("right"), ArrowDown: () => vote("tie"), s: skip, z: back, d: () => ((state.diff = !state.diff), draw()) };
+  return state?.items.length ? acts[keyOf(event)] : null;
 });
 load(null);

@@ -167,18 +167,16 @@ function draw() {
 }
 
 onKeys((event) => {
-  const number = digit(event);
-  const act = {
+  const key = keyOf(event), number = digit(event);
+  // A button's own Enter; the one in a dialog that has just been closed keeps the focus until the next frame.
+  if (key === "Enter" && document.activeElement?.closest?.("button, a")?.checkVisibility()) return null;
+  if (number) return () => rank(number - 1, event.shiftKey);
+  return {
     Enter: next, s: skip, z: undo, "?": () => help.showModal(), r: () => ((tiers = []), draw()),
     e: () => item && rewrite(),
     ArrowRight: () => item && ((focus = (focus + 1) % item.responses.length), draw()),
     ArrowLeft: () => item && ((focus = (focus + item.responses.length - 1) % item.responses.length), draw()),
-  }[event.key.length === 1 ? event.key.toLowerCase() : event.key]; // prettier-ignore
-  // A button's own Enter; the one in a dialog that has just been closed keeps the focus until the next frame.
-  if (event.key === "Enter" && document.activeElement?.closest?.("button, a")?.checkVisibility()) return;
-  if (!number && !act) return;
-  event.preventDefault();
-  number ? rank(number - 1, event.shiftKey) : act();
+  }[key]; // prettier-ignore
 });
 
 fill(help.querySelector("dl"), KEYS.map(([key, what]) => [el("dt", {}, key), el("dd", {}, t(what))]));

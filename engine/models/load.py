@@ -1,5 +1,6 @@
 """Load a base model in a precision that suits the machine."""
 
+import warnings
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16, "float16": torch.flo
 
 transformers_logging.disable_progress_bar()
 transformers_logging.set_verbosity_error()
+warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")  # peft 0.21 asks by this name
 
 
 @dataclass

@@ -70,3 +70,20 @@ def test_keys_pressed_before_a_vote_is_kept_do_not_pass_over_a_question(page, th
     page.wait_for_timeout(300)  # a second vote would be counted, and would go on to the next question, by now
     assert asked.inner_text() == "Question 1"
     assert len(store.rows("SELECT * FROM votes")) == 1
+
+
+def test_a_key_held_down_votes_once_and_does_not_scroll(page, three):
+    asked, store = three
+    page.set_viewport_size({"width": 900, "height": 300})
+    for _ in range(3):
+        page.keyboard.down("ArrowDown")  # the second and third are repeats
+    asked.get_by_text("Question 1").wait_for()
+    page.wait_for_timeout(300)
+    assert [asked.inner_text(), page.evaluate("scrollY")] == ["Question 1", 0]
+    assert [row["choice"] for row in store.rows("SELECT choice FROM votes")] == ["tie"]
+
+
+def test_caps_lock_changes_no_key(page, three):
+    asked, _ = three
+    page.keyboard.press("S")
+    asked.get_by_text("Question 1").wait_for()
