@@ -148,7 +148,7 @@ function draw() {
         el("button", { class: "skip", onclick: skip }, t("Skip")),
         el("button", { class: "back", disabled: !past.length, onclick: back }, t("Back")),
         el("button", { class: "show-diff", "aria-pressed": state.diff ? "true" : "false", onclick: () => ((state.diff = !state.diff), draw()) }, t("Mark the words that differ")),
-        el("span", { class: "hint" }, t("Keys: ← A · → B · ↓ no difference · S skip · Z back · D differences")),
+        el("span", { class: "hint keys" }, t("Keys: ← A · → B · ↓ no difference · S skip · Z back · D differences")),
       ),
     );
   } else {

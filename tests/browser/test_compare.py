@@ -3,14 +3,27 @@
 import pytest
 
 import engine
+from tests.browser.serve import studio_at
 
 pytestmark = pytest.mark.browser
 
 
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("compare")
+
+
+@pytest.fixture(scope="module")
+def studio(folder):
+    """One for all that is tested here: the page begins with the newest comparison, and each test adds its own."""
+    with studio_at(folder / "workspace", folder / "studio.log") as address:
+        yield address
+
+
 @pytest.fixture
-def compared(tmp_path):
-    """Add a comparison of (question, before, after) to the studio's workspace; the store stays open."""
-    store = engine.Store(tmp_path / "workspace" / "studio.db")
+def compared(folder):
+    """Add a comparison of (question, before, after); returns what gives the votes on it so far."""
+    store = engine.Store(folder / "workspace" / "studio.db")
 
     def add(*texts):
         pocket = engine.versions.newest_chat_version(store)["id"]
@@ -21,8 +34,10 @@ def compared(tmp_path):
         lengths = {"length_before": 2, "length_after": 2}
         distinct = {"distinct_before": len(items), "distinct_after": len(items)}
         result = {"prompts": len(items), "kl": 1.0, **lengths, **distinct}
-        engine.comparisons.add_comparison(store, pocket, pocket, items, result)
-        return store
+        added = engine.comparisons.add_comparison(store, pocket, pocket, items, result)
+        return lambda: store.rows(
+            "SELECT v.choice FROM votes v JOIN comparison_items i ON i.id = v.item_id WHERE i.comparison_id = ?", added
+        )
 
     yield add
     store.close()
@@ -30,12 +45,12 @@ def compared(tmp_path):
 
 @pytest.fixture
 def three(studio, page, compared):
-    """The page on a comparison of three questions; what is asked there, and the store."""
-    store = compared(*[(f"Question {n}", f"before {n}", f"after {n}") for n in range(3)])
+    """The page on a comparison of three questions: what is asked there, and what gives the votes so far."""
+    votes = compared(*[(f"Question {n}", f"before {n}", f"after {n}") for n in range(3)])
     page.goto(f"{studio}/compare")
     asked = page.locator(".ballot .ask")
     asked.get_by_text("Question 0").wait_for()
-    return asked, store
+    return asked, votes
 
 
 def test_versions_that_answer_alike_leave_nothing_to_vote_on(studio, page, compared):
@@ -63,24 +78,24 @@ def test_skip_never_leads_to_a_question_that_a_saved_report_shows(page, three):
 
 
 def test_keys_pressed_before_a_vote_is_kept_do_not_pass_over_a_question(page, three):
-    asked, store = three
+    asked, votes = three
     press = """keys => keys.forEach(key => document.dispatchEvent(new KeyboardEvent("keydown", { key })))"""
     page.evaluate(press, ["ArrowLeft", "ArrowLeft", "s"])
     asked.get_by_text("Question 1").wait_for()
     page.wait_for_timeout(300)  # a second vote would be counted, and would go on to the next question, by now
     assert asked.inner_text() == "Question 1"
-    assert len(store.rows("SELECT * FROM votes")) == 1
+    assert len(votes()) == 1
 
 
 def test_a_key_held_down_votes_once_and_does_not_scroll(page, three):
-    asked, store = three
+    asked, votes = three
     page.set_viewport_size({"width": 900, "height": 300})
     for _ in range(3):
         page.keyboard.down("ArrowDown")  # the second and third are repeats
     asked.get_by_text("Question 1").wait_for()
     page.wait_for_timeout(300)
     assert [asked.inner_text(), page.evaluate("scrollY")] == ["Question 1", 0]
-    assert [row["choice"] for row in store.rows("SELECT choice FROM votes")] == ["tie"]
+    assert [vote["choice"] for vote in votes()] == ["tie"]
 
 
 def test_caps_lock_changes_no_key(page, three):

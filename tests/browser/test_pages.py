@@ -406,7 +406,7 @@ def test_the_studio_comes_back_where_it_was(studio, page, tmp_path):
     second.close()
 
 
-def test_nothing_is_asked_of_any_other_machine(studio, driver, tmp_path):
+def test_nothing_is_asked_of_any_other_machine(looked_at, driver, tmp_path):
     """By Chromium's own network log: every address that was asked for on behalf of the page.
 
     Chromium's own services (the time, its accounts) ask for more, whatever the page; what they ask is left out.
@@ -416,13 +416,13 @@ def test_nothing_is_asked_of_any_other_machine(studio, driver, tmp_path):
     browser = driver.chromium.launch(executable_path=CHROMIUM, args=[*FLAGS, own, f"--log-net-log={log}"])
     opened = browser.new_page()
     for _, path in PAGES.values():
-        opened.goto(studio + path)
+        opened.goto(looked_at + path)
         opened.locator(".studio .device", has_text="GB").wait_for()
     opened.evaluate("fetch('http://192.0.2.1/planted').catch(() => 0)")  # an address that leads nowhere
     browser.close()
     requests = [e["params"] for e in json.loads(log.read_text())["events"] if "url" in e.get("params", {})]
     ours = [r for r in requests if "http://127.0.0.1" in f"{r.get('initiator')} {r.get('network_isolation_key')}"]
     asked = {r["url"] for r in ours}
-    assert f"{studio}/" in asked and f"{studio}/label" in asked
-    elsewhere = {url for url in asked if not url.startswith((f"{studio}/", f"ws{studio[4:]}/", "data:", "blob:"))}
+    assert f"{looked_at}/" in asked and f"{looked_at}/label" in asked
+    elsewhere = {url for url in asked if not url.startswith((f"{looked_at}/", f"ws{looked_at[4:]}/", "data:", "blob:"))}
     assert elsewhere == {"http://192.0.2.1/planted"}  # the log does see what goes elsewhere, and there is nothing else
