@@ -17,8 +17,9 @@ from fastapi import FastAPI
 
 import engine
 from studio.guard import SameOrigin, own_hosts
-from studio.pages import ASSETS, PAGES, chat, compare, data, label, models, train
+from studio.pages import PAGES, chat, compare, data, label, models, train
 from studio.session import Session
+from studio.words import ASSETS
 
 MODULES = {"label": label, "train": train, "compare": compare, "models": models, "data": data}
 THEME = gr.themes.Base(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])

@@ -4,6 +4,8 @@ import difflib
 import html
 import re
 
+from studio.words import speaker
+
 STYLE = """
 body{font:16px/1.5 system-ui,sans-serif;max-width:1000px;margin:2rem auto;padding:0 1rem;color:#1d1d1b;background:#fff}
 table{border-collapse:collapse;width:100%}td,th{border-top:1px solid #ddd;padding:.5rem;text-align:left;
@@ -32,41 +34,49 @@ def word_diff(before: str, after: str) -> str:
     return "".join(out)
 
 
-def _rate(rate: float | None, low: float, high: float) -> str:
-    return "–" if rate is None else f"{rate:.0%} ({low:.0%} to {high:.0%})"
-
-
-def report(comparison: dict, items: list[dict], votes: dict) -> str:
-    """The whole file. `votes` is {"count", "rate", "low", "high", "seen"}.
+def report(comparison: dict, items: list[dict], votes: dict, language: str = "en") -> str:
+    """The whole file. `votes` is {"count", "rate", "low", "high", "seen"}; `language` "zh", or English.
 
     As long as the answers' sides were not shown on the page either, questions that can still be voted on blind are left
     out.
     """
+    language = "zh" if language == "zh" else "en"
+    t = speaker(language)
     result = comparison["result"]
     shown = [i for i in items if comparison["revealed"] or i["choice"] or i["before"] == i["after"]]
     left_out = len(items) - len(shown)
-    note = f"<p>Not shown before they are voted on: {left_out}.</p>" if left_out else ""
-    judge = (result.get(key) for key in ("win_rate", "win_rate_low", "win_rate_high"))
+    note = f"<p>{t('Not shown before they are voted on: {n}.', n=left_out)}</p>" if left_out else ""
     title = html.escape(f"{comparison['before_name']} → {comparison['after_name']}")
+
+    def share(of: dict, *names: str) -> str:
+        if of.get(names[0]) is None:
+            return "–"
+        rate, low, high = (f"{of[name]:.0%}" for name in names)
+        return t("{rate} ({low} to {high})", rate=rate, low=low, high=high)
+
+    blind = t("Blind votes: {n}; 95% interval whenever one stops, ties half.", n=votes["count"])
     figures = [
         (
-            "Votes for after",
-            _rate(votes["rate"], votes["low"], votes["high"]),
-            f"{votes['count']} blind votes, 95% interval whenever one stops, ties half"
-            + (f"; {votes['seen']} more were not blind" if votes["seen"] else ""),
+            t("Votes for after"),
+            share(votes, "rate", "low", "high"),
+            blind + (t(" Not blind, so not counted: {n}.", n=votes["seen"]) if votes["seen"] else ""),
         ),
-        ("By the reward model", _rate(*judge), f"{result['prompts']} questions"),
-        ("KL", f"{result['kl']:.2f}", "nats an answer"),
+        (
+            t("By the reward model"),
+            share(result, "win_rate", "win_rate_low", "win_rate_high"),
+            t("Questions: {n}", n=result["prompts"]),
+        ),
+        ("KL", f"{result['kl']:.2f}", t("nats an answer")),
     ]
     rows = "".join(
         f'<tr><td dir="auto">{html.escape(i["prompt"])}</td><td dir="auto">{html.escape(i["before"])}</td>'
-        f'<td dir="auto">{word_diff(i["before"], i["after"])}</td><td>{html.escape(i["choice"] or "–")}</td></tr>'
+        f'<td dir="auto">{word_diff(i["before"], i["after"])}</td><td>{t(i["choice"] or "–")}</td></tr>'
         for i in shown
     )
     boxes = "".join(f"<div>{html.escape(a)}<b>{html.escape(b)}</b>{html.escape(c)}</div>" for a, b, c in figures)
+    heads = "".join(f"<th>{name}</th>" for name in (t("Question"), t("Before"), t("After"), t("Vote")))
     return (
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title><style>{STYLE}</style>'
+        f'<!doctype html><html lang="{language}"><meta charset="utf-8"><title>{title}</title><style>{STYLE}</style>'
         f'<h1>{title}</h1><p>{html.escape(comparison["created"])}</p><div class="figures">{boxes}</div>'
-        f"<table><thead><tr><th>Question</th><th>Before</th><th>After</th><th>Vote</th></tr></thead>"
-        f"<tbody>{rows}</tbody></table>{note}</html>"
+        f"<table><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table>{note}</html>"
     )

@@ -210,7 +210,7 @@ anew.addEventListener("submit", async (event) => {
   button.textContent = t("Compare");
 });
 root.querySelector(".save-report").addEventListener("click", async () => {
-  const answer = await call("saved", state.id);
+  const answer = await call("saved", state.id, LANGUAGE);
   if (!answer) return;
   past = []; // Back does not lead to what the report shows by its sides
   if (state.items[at]?.choice) at = onward(); // nor is it voted on anew

@@ -2,14 +2,12 @@
 
 import json
 from collections.abc import Callable
-from pathlib import Path
 
 import gradio as gr
 
 import engine
 from studio.session import Session, friendly
-
-ASSETS = Path(__file__).parents[2] / "assets" / "page"
+from studio.words import ASSETS, CHINESE
 
 PAGES = {
     "chat": ("Chat", "/"),
@@ -56,9 +54,9 @@ def page(name: str, skeleton: str, functions: list[Callable], session: Session) 
     No text of a person or a model goes through Gradio's template, which would evaluate it; the script asks the
     server functions for it and sets it as text.
     """
-    words = json.loads((ASSETS / "zh.json").read_text("utf-8"))
     script = (
-        f"const ZH = {json.dumps(words, ensure_ascii=False)}; const DEFAULT_LANGUAGE = {json.dumps(session.language)};"
+        f"const ZH = {json.dumps(CHINESE, ensure_ascii=False)};"
+        f"const DEFAULT_LANGUAGE = {json.dumps(session.language)};"
         + (ASSETS / "common.js").read_text("utf-8")
         + (ASSETS / f"{name}.js").read_text("utf-8")
     )

@@ -101,9 +101,9 @@ def build(session: Session) -> None:
         row = engine.runs.get_run(session.store, run)
         return {"status": row["status"], "reason": row["reason"]}
 
-    def saved(comparison: int) -> dict:
+    def saved(comparison: int, language: str) -> dict:
         chosen = engine.comparisons.get_comparison(session.store, comparison)
         items = engine.comparisons.items_of(session.store, comparison)
-        return {"html": report(chosen, items, votes(comparison))}
+        return {"html": report(chosen, items, votes(comparison), language)}
 
     page("compare", SKELETON, [load, vote, reveal, anew, progress, saved], session)

@@ -1,5 +1,7 @@
 """The file that "Save report" on Compare makes."""
 
+import re
+
 import pytest
 
 from studio.report import report
@@ -20,3 +22,11 @@ def test_it_does_not_give_away_what_can_still_be_voted_on_blind(revealed):
     assert "voted on" in text and "<ins>yes indeed</ins>" in text and "the same twice" in text
     assert ("secret" in text) == (revealed is not None)
     assert ("Not shown before they are voted on: 1" in text) == (revealed is None)
+
+
+def test_it_speaks_the_persons_language():
+    comparison = {"before_name": "a", "after_name": "b", "created": "today", "revealed": None, "result": RESULT}
+    found = report(comparison, ITEMS, VOTES, "zh")
+    assert '<html lang="zh">' in found and "<td>后</td>" in found and "50%（20% 到 80%）" in found
+    words = re.sub(r"(?s)<style>.*</style>|<[^>]+>|voted on|yes indeed|the same twice|alike|today", " ", found)
+    assert set(re.findall("[A-Za-z]{2,}", words)) <= {"KL", "nat", "no"}

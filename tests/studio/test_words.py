@@ -1,16 +1,18 @@
 """Every word of the page has its Chinese: what scripts say, what skeletons hold, what settings mean."""
 
 import html
-import json
 import re
+from pathlib import Path
 
 import pytest
 
 import engine
 from engine.jobs.config import STAGES, described_settings
-from studio.pages import ASSETS, PAGES, chat, compare, data, label, models, train
+from studio import report
+from studio.pages import PAGES, chat, compare, data, label, models, train
+from studio.words import ASSETS
+from studio.words import CHINESE as WORDS
 
-WORDS = json.loads((ASSETS / "zh.json").read_text("utf-8"))
 MODULES = (chat, label, train, compare, models, data)
 STRING = r'"((?:[^"\\]|\\.)+)"'
 
@@ -30,9 +32,9 @@ def untranslated(sentences: set[str]) -> list[str]:
     return sorted(s for s in plain if re.search("[A-Za-z]{2}", s) and s[0] != "/" and s not in WORDS)
 
 
-@pytest.mark.parametrize("script", sorted(p.name for p in ASSETS.glob("*.js")))
+@pytest.mark.parametrize("script", [*sorted(ASSETS.glob("*.js")), Path(report.__file__)], ids=lambda p: p.name)
 def test_scripts(script):
-    found = spoken((ASSETS / script).read_text("utf-8"))
+    found = spoken(script.read_text("utf-8"))
     assert len(found) >= 4
     assert untranslated(found) == []
 
