@@ -9,8 +9,9 @@ from studio.words import speaker
 STYLE = """
 body{font:16px/1.5 system-ui,sans-serif;max-width:1000px;margin:2rem auto;padding:0 1rem;color:#1d1d1b;background:#fff}
 table{border-collapse:collapse;width:100%}td,th{border-top:1px solid #ddd;padding:.5rem;text-align:left;
-vertical-align:top;overflow-wrap:anywhere}ins{background:#d9f2e3;text-decoration:none}del{background:#fbe0dd}
-.figures{display:flex;gap:2rem;flex-wrap:wrap}.figures b{display:block;font-size:1.6rem}
+vertical-align:top;overflow-wrap:anywhere}th{white-space:nowrap}
+ins{background:#d9f2e3;text-decoration:none}del{background:#fbe0dd}
+.figures{display:flex;gap:2rem;flex-wrap:wrap;margin:1rem 0}.figures b{display:block;font-size:1.6rem}
 @media(prefers-color-scheme:dark){body{background:#151517;color:#ececee}td,th{border-color:#34343a}ins{background:#1d4a33}
 del{background:#5a2622}}
 """
@@ -74,9 +75,10 @@ def report(comparison: dict, items: list[dict], votes: dict, language: str = "en
         for i in shown
     )
     boxes = "".join(f"<div>{html.escape(a)}<b>{html.escape(b)}</b>{html.escape(c)}</div>" for a, b, c in figures)
+    created = html.escape(comparison["created"][:16].replace("T", " ")) + " UTC"
     heads = "".join(f"<th>{name}</th>" for name in (t("Question"), t("Before"), t("After"), t("Vote")))
     return (
         f'<!doctype html><html lang="{language}"><meta charset="utf-8"><title>{title}</title><style>{STYLE}</style>'
-        f'<h1>{title}</h1><p>{html.escape(comparison["created"])}</p><div class="figures">{boxes}</div>'
+        f'<h1>{title}</h1><p>{created}</p><div class="figures">{boxes}</div>'
         f"<table><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table>{note}</html>"
     )
