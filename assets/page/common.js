@@ -141,6 +141,20 @@ function newest(ask) {
   };
 }
 
+/** Wraps functions of which only one may be under way: until it is done, calls of any of them do nothing. */
+function oneAtATime() {
+  let busy = false;
+  return (act) => async (...args) => {
+    if (busy) return;
+    busy = true;
+    try {
+      await act(...args);
+    } finally {
+      busy = false;
+    }
+  };
+}
+
 const sleep = (ms) => new Promise((done) => setTimeout(done, ms));
 const here = () => document.body.contains(root);
 const typing = () => ["TEXTAREA", "INPUT", "SELECT"].includes(document.activeElement?.tagName);

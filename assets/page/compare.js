@@ -8,26 +8,24 @@ const reveal = root.querySelector(".reveal");
 const anew = root.querySelector(".anew form");
 let state = null;
 let at = 0;
-let voting = false;
+const alone = oneAtATime(); // until a vote is kept, whatever is pressed means the question that is still shown
 let past = []; // the questions voted on, in that order
 
 // Which side "after" stands on: fixed for an item by its id, so a reload does not give it away.
 const afterLeft = (item) => ((item.id * 2654435761) >>> 7) % 2 === 0;
 
-async function vote(side) {
+const vote = alone(async (side) => {
   const seen = state, item = state.items[at];
-  if (!item || voting) return;
+  if (!item) return;
   const choice = side === "tie" ? "tie" : (side === "left") === afterLeft(item) ? "after" : "before";
-  voting = true; // until it is kept, whatever is pressed means the question that is still shown
   const answer = await call("vote", item.id, choice);
-  voting = false;
   if (!answer || state !== seen) return;
   item.choice = choice;
   past.push(at);
   Object.assign(state, answer);
   at = onward();
   draw();
-}
+});
 
 /** Where the next question is that has no vote: behind `place`, else from the start, else past the end. */
 function onward(place = at) {
@@ -160,18 +158,17 @@ function draw() {
   drawTable();
 }
 
-function skip() {
-  if (voting) return;
+const skip = alone(() => {
   at = onward();
   draw();
-}
+});
 
 /** To the question voted on last, to vote on it again: what counts is the newest vote. */
-function back() {
-  if (!past.length || voting) return;
+const back = alone(() => {
+  if (!past.length) return;
   at = past.pop();
   draw();
-}
+});
 
 const opened = newest((id) => call("load", id ?? null));
 

@@ -9,7 +9,7 @@ let now = null; // what the studio said last
 let item = null; // on the screen
 let tiers = []; // as ranked so far
 let focus = 0; // the card that E edits
-let busy = false;
+const alone = oneAtATime();
 
 const KEYS = [
   ["1 – 4", "rank: press the numbers from best to worst"],
@@ -62,36 +62,26 @@ async function waitForMore() {
   waiting = false;
 }
 
-async function next() {
-  if (busy || !item) return;
+const next = alone(async () => {
+  if (!item) return;
   if (!tiers.length) return notice("Press a number first: the best answer's. S skips.");
-  busy = true;
   const answer = (await saveEdits()) && (await call("rank", chosenSet(), item.id, completed(tiers, ids())));
-  busy = false;
-  if (answer) {
-    take(answer);
-    notice("Saved ✓");
-  }
-}
-
-async function skip() {
-  if (busy || !item) return;
-  busy = true;
-  const answer = (await saveEdits()) && (await call("skip", chosenSet(), item.id));
-  busy = false;
+  if (!answer) return;
   take(answer);
-}
+  notice("Saved ✓");
+});
 
-async function undo() {
-  if (busy) return;
+const skip = alone(async () => {
+  if (item) take((await saveEdits()) && (await call("skip", chosenSet(), item.id)));
+});
+
+const undo = alone(async () => {
   if (tiers.length) return (tiers = tiers.slice(0, -1)), draw();
-  busy = true;
   const answer = await call("undo", chosenSet());
-  busy = false;
   if (!answer) return;
   notice(answer.undone ? "Taken back." : "There is nothing to undo.");
   take(answer);
-}
+});
 
 function rank(index, tie) {
   if (!item || index >= item.responses.length) return;
