@@ -2,6 +2,8 @@
 
 import pytest
 
+from tests.browser.acts import ask
+
 pytestmark = pytest.mark.browser
 
 QUESTIONS = [
@@ -11,14 +13,6 @@ QUESTIONS = [
     "Tell me a joke about a cow.",
     "What is 3 plus 4?",
 ]
-
-
-def ask(page, question):
-    turns = page.locator(".turn").count()
-    page.fill(".composer textarea", question)
-    page.keyboard.press("Enter")
-    page.wait_for_function("n => document.querySelectorAll('.turn').length === n", arg=turns + 1)
-    page.locator(".turn").last.locator("button.rank").nth(3).wait_for()
 
 
 def counts(page):

@@ -3,8 +3,8 @@
 import psutil
 import pytest
 
+from tests.browser.acts import ask
 from tests.browser.serve import free_port, start
-from tests.browser.test_loop import ask
 
 pytestmark = pytest.mark.browser
 
