@@ -11,6 +11,12 @@ from typing import Any
 # Nothing here is compiled.
 os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
 
+# A CPU's products in bf16 go through oneDNN, which keeps what it made for each of the last 1,024 shapes, and so does
+# torch; every batch has a length of its own. PPO on a 512 x 6 Llama grew from 0.3 to 1.1 GB in twelve updates. Sixteen
+# are enough for the steps of an answer, whose shapes do come back.
+os.environ.setdefault("LRU_CACHE_CAPACITY", "16")
+os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "16")
+
 _MODULES = {
     "conversations": "engine.store.conversations",
     "feedback_log": "engine.store.feedback",

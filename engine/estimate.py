@@ -18,7 +18,8 @@ ANSWERED = 0.5  # share of the longest answer that an answer takes, where nothin
 MOMENT = {"adamw": 4.0, "adamw-8bit": 1.02}  # bytes of a moment, with the scales of 8-bit blocks
 BYTES = {"float32": 4.0, "bf16": 2.0, "float16": 2.0, "nf4": 0.53}  # a weight; NF4 with its doubly quantised scales
 
-WORKSPACES = 40e6  # bytes beside the tensors (benchmarks/estimate.py), most of them gaps of the C library's allocator
+# Bytes beside the tensors; on a CPU most are gaps of the C library's allocator (benchmarks/estimate.py, gpu.py).
+WORKSPACES = {"cpu": 77e6, "cuda": 40e6}
 
 
 def memory(
@@ -73,7 +74,7 @@ def memory(
     # Rollouts and training do not overlap: the peak holds the larger. But on a GPU the cache stays where it is, since
     # the steps recorded there know it by its place.
     peak = answering + training if device == "cuda" else max(answering, training)
-    return {**parts, "total": kept + peak + (0.0 if short else WORKSPACES)}
+    return {**parts, "total": kept + peak + (0.0 if short else WORKSPACES[device])}
 
 
 def stages_of(method: str) -> tuple[str, ...]:

@@ -1,6 +1,9 @@
 """The precision that a machine is fastest in is found by trying, and remembered."""
 
 import dataclasses
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -52,3 +55,31 @@ def test_a_large_model_is_loaded_in_what_was_found_fastest_and_nf4_computes_in_i
     packed = load_base(str(tiny_folder), "nf4")
     assert packed.precision == "nf4" and packed.model.dtype == torch.bfloat16
     assert load_base(str(tiny_folder), "float32").model.dtype == torch.float32
+
+
+GROWTH = """
+import engine  # before torch, as everywhere
+import psutil, torch
+x, w = torch.ones(4000, 256, dtype=torch.bfloat16), torch.ones(256, 256, dtype=torch.bfloat16)
+def after(start, end):
+    for rows in range(start, end):
+        x[:rows] @ w
+    return psutil.Process().memory_info().rss
+print(-after(1000, 1100) + after(1100, 1700))
+"""
+
+
+def test_batches_of_many_lengths_in_bf16_leave_nothing_behind():
+    """oneDNN and torch keep what they made for a shape; with as many as they would, a run grows by gigabytes."""
+
+    def growth(**environment):
+        clean = {k: v for k, v in os.environ.items() if "CACHE_CAPACITY" not in k}
+        done = subprocess.run(
+            [sys.executable, "-c", GROWTH], capture_output=True, text=True, env={**clean, **environment}, check=True
+        )
+        return int(done.stdout)
+
+    unbounded = growth(LRU_CACHE_CAPACITY="1024", ONEDNN_PRIMITIVE_CACHE_CAPACITY="1024")
+    if unbounded < 20e6:
+        pytest.skip("this CPU keeps nothing for each shape in bf16")
+    assert growth() < unbounded / 5
