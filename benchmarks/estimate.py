@@ -26,7 +26,7 @@ CASES: dict[str, tuple[int, int, dict]] = {
     "768 x 8": (768, 8, {}),
     "1024 x 4": (1024, 4, {}),
     "384 x 12": (384, 12, {}),
-    "768 x 8, blocks computed again": (768, 8, {"recompute": "always"}),
+    "512 x 6, blocks computed again": (512, 6, {"recompute": "always"}),
     "512 x 6, bf16": (512, 6, {"precision": "bf16"}),
     "768 x 8, bf16": (768, 8, {"precision": "bf16"}),
     "512 x 6, nf4": (512, 6, {"precision": "nf4"}),
