@@ -24,7 +24,6 @@ CASES: dict[str, tuple[int, int, dict]] = {
     "192 x 4": (192, 4, {}),
     "512 x 6": (512, 6, {}),
     "768 x 8": (768, 8, {}),
-    "1024 x 4": (1024, 4, {}),
     "384 x 12": (384, 12, {}),
     "512 x 6, blocks computed again": (512, 6, {"recompute": "always"}),
     "512 x 6, bf16": (512, 6, {"precision": "bf16"}),
