@@ -71,7 +71,8 @@ def report(comparison: dict, items: list[dict], votes: dict, language: str = "en
     ]
     rows = "".join(
         f'<tr><td dir="auto">{html.escape(i["prompt"])}</td><td dir="auto">{html.escape(i["before"])}</td>'
-        f'<td dir="auto">{word_diff(i["before"], i["after"])}</td><td>{t(i["choice"] or "–")}</td></tr>'
+        f'<td dir="auto">{word_diff(i["before"], i["after"])}</td><td>{html.escape(t(i["choice"] or "–"))}</td>'
+        "</tr>"
         for i in shown
     )
     boxes = "".join(f"<div>{html.escape(a)}<b>{html.escape(b)}</b>{html.escape(c)}</div>" for a, b, c in figures)

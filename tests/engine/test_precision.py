@@ -58,7 +58,7 @@ def test_a_large_model_is_loaded_in_what_was_found_fastest_and_nf4_computes_in_i
 
 
 GROWTH = """
-import engine  # before torch, as everywhere
+import engine  # which bounds what is kept
 import psutil, torch
 x, w = torch.ones(4000, 256, dtype=torch.bfloat16), torch.ones(256, 256, dtype=torch.bfloat16)
 def after(start, end):
