@@ -25,6 +25,7 @@ from engine.models.roles import Roles
 from engine.pocket.annotator import SimulatedAnnotator
 from engine.pocket.corpus import understand
 from engine.pocket.demo import label
+from engine.pocket.grammar import analyse
 from engine.prompts import load_prompts
 from engine.sampling.answers import answer
 from engine.sampling.settings import Sampling
@@ -45,7 +46,8 @@ class Looking(Silent):
         self.looks: list[dict] = []
 
     def taste(self, answers) -> list[float]:
-        return [self.annotator.score(understand(a.messages[-1]["content"]), a.text) for a in answers]
+        requests = [understand(a.messages[-1]["content"]) for a in answers]
+        return [self.annotator.score(q, analyse(q, a.text)) for q, a in zip(requests, answers, strict=True)]
 
     def metrics(self, name, step, values):
         if step != 1 and step % LOOK_EVERY:

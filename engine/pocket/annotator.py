@@ -47,9 +47,8 @@ class SimulatedAnnotator:
         if unknown:
             raise UserError(f'The simulated annotator has no taste "{unknown[0]}". Choose from {", ".join(TASTES)}.')
 
-    def score(self, request: Request, response: str) -> float:
-        """How much it likes `response`, from 0 to the number of tastes; -1 outside the grammar."""
-        found = analyse(request, response)
+    def score(self, request: Request, found: Analysis) -> float:
+        """How much it likes what `analyse` found, from 0 to the number of tastes; -1 outside the grammar."""
         if not found.well_formed:
             return -1.0
         return sum(TASTES[part](request, found) for part in self.parts)
@@ -60,7 +59,7 @@ class SimulatedAnnotator:
         One that errs compares every pair, gets some wrong, and ranks by how many comparisons each response won.
         """
         request = understand(prompt)
-        scores = [round(self.score(request, r), 6) for r in responses]
+        scores = [round(self.score(request, analyse(request, r)), 6) for r in responses]
         if self.errs:
             wins = [0.0] * len(scores)
             for i, j in combinations(range(len(scores)), 2):

@@ -131,13 +131,13 @@ def _measure(
     right: dict[str, list[bool]] = {"before": [], "after": []}
     for prompt, *sides in zip(prompts, before, after, strict=True):
         request = understand(prompt)
-        old, new = ([annotator.score(request, text) for text in side] for side in sides)
+        read = [[analyse(request, text) for text in side] for side in sides]
+        old, new = ([annotator.score(request, found) for found in side] for side in read)
         won.append((wins([b - a for a, b in zip(old, new, strict=True)]), len(new)))
-        for name, side in zip(("before", "after"), sides, strict=True):
-            read = [analyse(request, text) for text in side]
-            good[name] += [a.well_formed for a in read]
+        for name, side in zip(("before", "after"), read, strict=True):
+            good[name] += [found.well_formed for found in side]
             if kinds()[request.kind].fact:
-                right[name] += [a.correctness == "right" for a in read]
+                right[name] += [found.correctness == "right" for found in side]
     low, high = wilson_in_groups(won)
     return {
         "win_rate": sum(n for n, _ in won) / sum(count for _, count in won),
