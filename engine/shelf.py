@@ -148,11 +148,11 @@ def trash(store: Store, workspace: Workspace) -> list[dict]:
 
 def restore(store: Store, workspace: Workspace, version_id: int) -> None:
     """Bring back a version from the trash."""
-    row = store.row("SELECT kind FROM model_versions WHERE id = ? AND deleted IS NOT NULL", version_id)
-    files = _in_trash(workspace, version_id)
-    if row is None or (row["kind"] != "base" and not files.is_dir()):
+    row = next((row for row in trash(store, workspace) if row["id"] == version_id), None)
+    if row is None:
         raise UserError("There is nothing to bring back.")
-    _move(files, workspace.model(version_id))
+    if row["kind"] != "base":
+        _move(_in_trash(workspace, version_id), workspace.model(version_id))
     store.update("model_versions", version_id, deleted=None)
 
 
