@@ -7,7 +7,7 @@ import torch
 
 from engine import estimate
 from engine.errors import UserError
-from engine.jobs.config import read_config
+from engine.jobs.config import RunConfig, read_config
 from engine.machine import give_freed_memory_back
 from engine.models.find import find_base
 from engine.models.load import choose_device, free_memory, load_base
@@ -57,15 +57,12 @@ class Job:
 def load_roles(job: Job) -> tuple[Roles, str | None]:
     """(the base with its adapters, the role that training starts from: "reference", or None for the base)."""
     job.context.stage("load", 0, 1)
-    if job.config.threads:
-        torch.set_num_threads(job.config.threads)
+    set_machine(job.config)
     if begun := job.run["result"].get("precision"):
         job.config = replace(job.config, precision=begun)  # a run that goes on is the run that it was
     fit_to_machine(job)
     base = load_base(job.parent["base"], job.config.precision)
     job.keep({"precision": base.precision})
-    if job.config.tf32 and base.device.type == "cuda":
-        torch.set_float32_matmul_precision("high")
     if base.fingerprint != job.parent["base_fingerprint"]:
         raise UserError(
             f"The base {job.parent['base']} has changed since {job.parent['name']} was made "
@@ -77,6 +74,14 @@ def load_roles(job: Job) -> tuple[Roles, str | None]:
         roles.recompute()
         give_freed_memory_back()
     return roles, attach(roles, job.workspace, job.parent, "reference")
+
+
+def set_machine(config: RunConfig) -> None:
+    """How this process computes, whatever it computes."""
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    if config.tf32 and torch.cuda.is_available():
+        torch.set_float32_matmul_precision("high")
 
 
 def fit_to_machine(job: Job) -> None:

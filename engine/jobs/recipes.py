@@ -1,6 +1,7 @@
 """What each kind of run does, from the store to the store."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from engine.feedback.examples import split_by_prompt
 from engine.feedback.gather import gather_rankings, gather_valued
 from engine.jobs import questions
 from engine.jobs.config import RunConfig
-from engine.jobs.job import Job, attach, load_roles
+from engine.jobs.job import Job, attach, load_roles, set_machine
 from engine.methods.dpo import train_dpo
 from engine.methods.function import load_function
 from engine.methods.ilql import train_ilql
@@ -24,7 +25,7 @@ from engine.methods.settings import OnlineConfig
 from engine.methods.sft import demonstration_loss, train_sft, worth_copying
 from engine.methods.text import new_model, new_tokenizer, packed, read_texts, split
 from engine.models.find import fingerprint
-from engine.models.load import load_base
+from engine.models.load import choose_device, load_base
 from engine.models.roles import Roles
 from engine.store import comparisons, feedback, models
 from engine.store.db import Store
@@ -56,7 +57,7 @@ def make_reward(job: Job, roles: Roles, start: str | None) -> RewardModel:
     report = reward_report(test, ranking_scores(reward, test) if test else [], feedback.judged_twice(job.store))
     sampling = job.config.sampling
     prompts, _ = questions.practised(job.store, roles, job.config, sampling.max_new_tokens)
-    normalise(reward, start, prompts[:128], sampling, job.config.reward.seed)
+    normalise(reward, start, prompts[: job.config.reward.NORMALISED], sampling, job.config.reward.seed)
     facts = {"method": "reward", **figures, "report": report}
     version = models.add_version(job.store, "reward", job.parent, job.run["id"], facts)
     reward.save(job.workspace.model(version))
@@ -233,8 +234,12 @@ def _trainable_base(job: Job, texts: list[str]) -> tuple[Any, Any]:
     config = job.config.pretrain
     if config.start == "new":
         job.context.stage("load", 0, 1)
+        set_machine(job.config)
         tokenizer = new_tokenizer(texts, config.vocabulary, [])
-        return tokenizer, new_model(tokenizer, config.width, config.layers, 2 * config.max_length, config.seed)
+        model: Any = new_model(tokenizer, config.width, config.layers, 2 * config.max_length, config.seed)
+        return tokenizer, model.to(choose_device())
+    if job.config.precision == "auto":  # weights that are trained: half precision would lose their small steps
+        job.config = replace(job.config, precision="float32")
     roles, start = load_roles(job)
     if start:
         raise UserError("All weights can be trained of a base only, not of a version with an adapter. Use start=lora.")

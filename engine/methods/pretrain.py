@@ -19,7 +19,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from engine.methods.settings import PretrainConfig
-from engine.training import checkpoint
+from engine.training import checkpoint, mixed
 from engine.training.batches import pad_right
 from engine.training.context import Context, Silent, Stopped
 from engine.training.muon import Muon
@@ -82,8 +82,13 @@ def learning_rate_at(progress: float, config: PretrainConfig) -> float:
     return config.final_learning_rate + span * 0.5 * (1 + math.cos(math.pi * min(rest, 1.0)))
 
 
-def make_optimizers(model, config: PretrainConfig) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices between embedding and head, AdamW for what else there is; for adapters AdamW alone."""
+def make_optimizers(
+    model, config: PretrainConfig, products: torch.dtype = torch.float32
+) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices between embedding and head, AdamW for what else there is; for adapters AdamW alone.
+
+    products: what Muon multiplies in.
+    """
     trained = [p for p in model.parameters() if p.requires_grad]
     tables = [m for m in model.modules() if isinstance(m, torch.nn.Embedding)]
     ends = {id(m.weight) for m in (*tables, model.get_output_embeddings())}
@@ -92,7 +97,7 @@ def make_optimizers(model, config: PretrainConfig) -> list[torch.optim.Optimizer
     adam = torch.optim.AdamW(rest, lr=config.peak, betas=(0.9, 0.95), weight_decay=0.0)
     if not inner:
         return [adam]
-    return [Muon(inner, lr=config.peak, weight_decay=config.weight_decay), adam]
+    return [Muon(inner, lr=config.peak, weight_decay=config.weight_decay, dtype=products), adam]
 
 
 def pretrain(
@@ -105,12 +110,14 @@ def pretrain(
 ) -> dict[str, float]:
     """Train what `model` has to train in place on token-id `documents` until `config.tokens` were seen.
 
-    Returns the last step's figures. A resumed run passes over the batches it has seen; `documents` must come as they
-    came before.
+    Weights that are in float32 stay so; matrix products are of bfloat16 numbers where `config.mixed` has it so
+    (`engine.training.mixed`). Returns the last step's figures. A resumed run passes over the batches it has seen;
+    `documents` must come as they came before.
     """
     context = context or Silent()
     torch.manual_seed(config.seed)
-    optimizers = make_optimizers(model, config)
+    mix = config.start != "lora" and (config.mixed == "always" or (config.mixed == "auto" and mixed.suits(model)))
+    optimizers = make_optimizers(model, config, torch.bfloat16 if mix else torch.float32)
     trained = [p for p in model.parameters() if p.requires_grad]
     generator = torch.Generator().manual_seed(config.seed)
     kept = checkpoint.load(checkpoints, optimizers) if checkpoints else {}
@@ -137,7 +144,8 @@ def pretrain(
             raise
         for group in (g for o in optimizers for g in o.param_groups):
             group["lr"] = rate
-        loss = next_token_loss(model, ids.to(device), weights.to(device))
+        with mixed.rounded(model, mix):
+            loss = next_token_loss(model, ids.to(device), weights.to(device))
         loss.backward()
         norm = float(torch.nn.utils.clip_grad_norm_(trained, config.max_grad_norm))
         check_finite(norm)

@@ -1,7 +1,7 @@
 """The settings of each method: default, range and meaning. Needs no torch, so the page can show and check them."""
 
 from dataclasses import dataclass, replace
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 from engine.training.settings import (
     OPTIMIZER,
@@ -14,6 +14,8 @@ from engine.training.settings import (
     Share,
     setting,
 )
+
+RANKED = 4  # answers of a ranking, at most in Chat and as a rule elsewhere
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,11 @@ class PretrainConfig:
     warmup: Share = setting(0.01, "Share of training in which the rate rises.")
     weight_decay: NotNegative = setting(0.05, "AdamW's weight decay.")
     max_grad_norm: Positive = setting(1.0, "Gradients longer than this are shortened to it.")
+    mixed: Literal["auto", "always", "never"] = setting(
+        "auto",
+        "Weights that are trained stay in float32, matrix products are of numbers rounded to bf16; "
+        "auto where this machine is faster so.",
+    )
     max_length: Count = setting(256, "Tokens of a block.")
     held_out: Share = setting(0.05, "Share of the text kept for measuring.")
     rank: Count = setting(16, "Rank of an adapter.")
@@ -46,6 +53,8 @@ class PretrainConfig:
 
 @dataclass(frozen=True)
 class RewardConfig(FitConfig):
+    ANSWERS: ClassVar[int] = RANKED
+    NORMALISED: ClassVar[int] = 128  # prompts on whose answers its score is brought to mean 0 and variance 1
     epochs: Count = setting(10, "Times that all feedback is gone through.")
     batch: Count = setting(4, "Rankings a step.")
     min_steps: Natural = setting(120, "Steps at least: little feedback is gone through more often.")
@@ -66,6 +75,7 @@ class SFTConfig(FitConfig):
 
 @dataclass(frozen=True)
 class DPOConfig(FitConfig):
+    ANSWERS: ClassVar[int] = RANKED
     epochs: Count = setting(6, "Times that all rankings are gone through.")
     beta: Positive = setting(0.1, "How closely the policy stays with the reference: higher is closer.")
 

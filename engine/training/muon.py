@@ -3,7 +3,7 @@
 The momentum of a matrix's gradient is orthogonalised by five steps of a quintic Newton-Schulz iteration, and scaled to
 the size of AdamW's steps (Liu et al. 2025, "Muon is scalable for LLM training", section 2.2). `torch.optim.Muon` does
 the same, but always in bfloat16, which most CPUs have to emulate: on one without it four fifths of pretraining went
-there. Here a CPU computes in float32, and matrices of one shape go together.
+there. Here it is asked for, and matrices of one shape go together.
 """
 
 from typing import Any
@@ -15,12 +15,12 @@ COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # Jordan et al. 2024: the steepest at 
 STEPS = 5
 
 
-def orthogonalised(matrices: Tensor) -> Tensor:
-    """U V^T, nearly, of each U S V^T in `matrices` [count, rows, columns]."""
+def orthogonalised(matrices: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """U V^T, nearly, of each U S V^T in `matrices` [count, rows, columns], computed in `dtype`."""
     a, b, c = COEFFICIENTS
     wide = matrices.shape[-2] <= matrices.shape[-1]
     x = matrices if wide else matrices.mT
-    x = x.to(torch.bfloat16 if x.is_cuda else torch.float32)
+    x = x.to(dtype)
     x = x / x.norm(dim=(-2, -1), keepdim=True).clamp_min(1e-7)
     for _ in range(STEPS):
         gram = x @ x.mT
@@ -29,10 +29,17 @@ def orthogonalised(matrices: Tensor) -> Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    """Muon with Nesterov momentum and decoupled weight decay. Raises ValueError for what is not a matrix."""
+    """Muon with Nesterov momentum and decoupled weight decay, its matrix products in `dtype`.
 
-    def __init__(self, params: Any, lr: float, weight_decay: float = 0.0, momentum: float = 0.95):
+    Raises ValueError for what is not a matrix.
+    """
+
+    def __init__(
+        self, params: Any, lr: float, weight_decay: float = 0.0, momentum: float = 0.95,
+        dtype: torch.dtype = torch.float32,
+    ):  # fmt: skip
         super().__init__(params, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
+        self.dtype = dtype
         if any(p.dim() != 2 for group in self.param_groups for p in group["params"]):
             raise ValueError("Muon steps matrices alone.")
 
@@ -46,7 +53,8 @@ class Muon(torch.optim.Optimizer):
                     alike.setdefault((p.shape, p.dtype, p.device), []).append(p)
             for (shape, *_), parameters in alike.items():
                 size = 0.2 * max(shape) ** 0.5  # the root mean square of AdamW's steps
-                steps = orthogonalised(torch.stack([self._look_ahead(p, group["momentum"]) for p in parameters]))
+                ahead = torch.stack([self._look_ahead(p, group["momentum"]) for p in parameters])
+                steps = orthogonalised(ahead, self.dtype)
                 for p, step in zip(parameters, steps, strict=True):
                     p.mul_(1 - group["lr"] * group["weight_decay"])
                     p.add_(step, alpha=-group["lr"] * size)

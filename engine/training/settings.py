@@ -1,7 +1,7 @@
 """Kinds of settings, and those that every method on stored examples has. Needs no torch."""
 
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -22,6 +22,7 @@ def setting(default: Any, meaning: str) -> Any:
 
 @dataclass(frozen=True)
 class FitConfig:
+    ANSWERS: ClassVar[int] = 1  # of an example
     epochs: Count = setting(3, "Times that all examples are gone through.")
     batch: Count = setting(8, "Examples per optimiser step.")
     min_steps: Natural = setting(24, "Steps at least: little feedback is gone through more often.")

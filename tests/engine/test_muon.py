@@ -20,8 +20,9 @@ def weights_after(make, steps=3):
     return weights
 
 
-def test_it_steps_as_torchs_own_but_for_bfloat16s_rounding():
-    ours = weights_after(lambda p: Muon(p, lr=0.05, weight_decay=0.1))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_it_steps_as_torchs_own_but_for_bfloat16s_rounding(dtype):
+    ours = weights_after(lambda p: Muon(p, lr=0.05, weight_decay=0.1, dtype=dtype))
     theirs = weights_after(lambda p: torch.optim.Muon(p, lr=0.05, weight_decay=0.1, adjust_lr_fn="match_rms_adamw"))
     before = weights_after(lambda p: Muon(p, lr=0.0))
     for mine, other, start in zip(ours, theirs, before, strict=True):

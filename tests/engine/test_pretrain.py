@@ -2,6 +2,7 @@
 
 import math
 import random
+from dataclasses import replace
 from itertools import islice
 
 import pytest
@@ -20,10 +21,12 @@ from engine.methods.settings import PretrainConfig
 from engine.methods.text import new_tokenizer, packed, read_texts, split
 from engine.models.load import load_base
 from engine.models.roles import Roles
+from engine.training import mixed
 from engine.training.context import Silent, Stopped
 from tests.conftest import tiny_model
 
 STAY = 0.9  # a token is followed by itself with this probability, else by the next of eight
+ENTROPY = -(STAY * math.log(STAY) + (1 - STAY) * math.log(1 - STAY))  # of that, nats
 
 
 def chain(seed):
@@ -36,13 +39,14 @@ def chain(seed):
         yield [4 + t for t in tokens], [1.0] * len(tokens)
 
 
-def test_the_loss_reaches_the_entropy_of_the_source_and_not_below():
+@pytest.mark.parametrize("way", ["never", "always"])
+def test_the_loss_reaches_the_entropy_of_the_source_and_not_below(way):
     model = tiny_model().requires_grad_(True)
-    config = PretrainConfig(start="new", tokens=120_000, batch_tokens=512, learning_rate=1e-2)
+    config = PretrainConfig(start="new", tokens=120_000, batch_tokens=512, learning_rate=1e-2, mixed=way)
     pretrain(model, chain(0), 0, config)
-    entropy = -(STAY * math.log(STAY) + (1 - STAY) * math.log(1 - STAY))
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
     found = math.log(perplexity(model, list(islice(chain(1), 2000)), 0))
-    assert found == pytest.approx(entropy, abs=0.02)
+    assert found == pytest.approx(ENTROPY, abs=0.02)
 
 
 def test_a_token_without_weight_is_not_learned():
@@ -66,6 +70,33 @@ def test_padding_and_weights_enter_the_mean_as_they_should():
             expected -= w * float(log_probs[t, row[t + 1]].detach())
             total += w
     assert float(next_token_loss(model, ids, weights).detach()) == pytest.approx(expected / total, abs=1e-5)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_mixed_precision_rounds_products_and_nothing_else(family):
+    model = tiny_model(family).requires_grad_(True)
+    ids = torch.tensor([[4, 5, 6, 7, 8]])
+    usual = model.config._attn_implementation
+    with mixed.rounded(model, True):
+        logits = model(ids).logits
+    exact = model(ids).logits
+    assert logits.dtype == torch.bfloat16 and exact.dtype == torch.float32
+    assert 0 < (logits - exact).norm() < 0.02 * exact.norm()  # bfloat16 rounds to 0.004
+    assert model.config._attn_implementation == usual
+    logits.float().sum().backward()
+    assert {p.grad.dtype for p in model.parameters() if p.grad is not None} == {torch.float32}
+
+
+def test_small_steps_are_kept_where_bfloat16_weights_would_lose_them():
+    """A step of a thousandth of a weight: a hundred of them have to add up."""
+    moved = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        model = tiny_model().to(dtype).requires_grad_(True)
+        before = model.lm_head.weight.detach().float().clone()
+        config = PretrainConfig(start="full", tokens=12_000, batch_tokens=120, learning_rate=1e-6, mixed="always")
+        pretrain(model, chain(0), 0, replace(config, final_learning_rate=1e-6))
+        moved[dtype] = float((model.lm_head.weight.detach().float() - before).norm())
+    assert moved[torch.bfloat16] < 0.2 * moved[torch.float32]
 
 
 def test_every_document_comes_once_and_batches_keep_to_their_size():

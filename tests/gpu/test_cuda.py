@@ -1,5 +1,8 @@
 """What only a CUDA GPU can show. Without one these tests are skipped; `make test-gpu` runs them."""
 
+import math
+from itertools import islice
+
 import pytest
 import torch
 
@@ -7,7 +10,8 @@ import engine
 from engine.machine import memory_in_use
 from engine.methods.online import gather
 from engine.methods.ppo import PPO, train_ppo
-from engine.methods.settings import PPOConfig
+from engine.methods.pretrain import perplexity, pretrain
+from engine.methods.settings import PPOConfig, PretrainConfig
 from engine.models import replayed
 from engine.models.chat import encode_prompt
 from engine.models.load import load_base
@@ -18,8 +22,11 @@ from engine.sampling import ways
 from engine.sampling.recorded import RecordedSteps
 from engine.sampling.rollout import rollout
 from engine.sampling.settings import Sampling
+from engine.training import mixed
 from engine.training.context import Silent
 from engine.training.passes import response_pass
+from tests.conftest import tiny_model
+from tests.engine.test_pretrain import ENTROPY, chain
 from tests.engine.toys import shake
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU: make test-gpu")
@@ -123,6 +130,15 @@ def test_ppo_learns_what_it_is_paid_for(precision):
     )  # fmt: skip
     train_ppo(roles, Short(), ASKED, config, context=Watch())
     assert seen[-1]["length"] < 0.7 * seen[0]["length"]
+
+
+def test_a_new_model_is_trained_in_mixed_precision_to_the_entropy_of_its_source():
+    model = tiny_model().requires_grad_(True).to("cuda")
+    assert mixed.suits(model)
+    pretrain(model, chain(0), 0, PretrainConfig(start="new", tokens=120_000, batch_tokens=512, learning_rate=1e-2))
+    found = math.log(perplexity(model, list(islice(chain(1), 2000)), 0))
+    assert found == pytest.approx(ENTROPY, abs=0.02)
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
 
 
 def test_memory_that_runs_out_halves_the_part_and_changes_nothing():

@@ -1,0 +1,72 @@
+"""Mixed precision: weights and sums stay in float32, matrix products are of numbers rounded to bfloat16.
+
+Where weights themselves are trained they have to stay in float32: a step of a thousandth of a weight is lost in
+bfloat16's eight bits (Micikevicius et al. 2018, "Mixed precision training", section 3.1). It has float32's range, so
+gradients need no scaling (Kalamkar et al. 2019, "A study of BFLOAT16 for deep learning training", section 3).
+"""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AttentionInterface
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+PAYS = 1.5  # how many times as fast products have to be
+NARROW = 128  # width below which rounding takes longer than it saves on a CPU
+TRIED = 512  # rows and columns of the matrices that are tried
+IN_FLOAT32 = "sdpa_in_float32"  # the name by which transformers finds the attention below
+
+
+def attention(module: Any, query: Tensor, key: Tensor, value: Tensor, *given: Any, **options: Any) -> tuple:
+    """PyTorch's attention of float32 numbers: CPUs take longer over bfloat16 ones, even those that multiply them."""
+    with torch.autocast(query.device.type, enabled=False):
+        states, _ = ALL_ATTENTION_FUNCTIONS["sdpa"](
+            module, query.float(), key.float(), value.float(), *given, **options
+        )
+    return states.to(query.dtype), None
+
+
+AttentionInterface.register(IN_FLOAT32, attention)
+
+
+@cache
+def pays(device: torch.device) -> bool:
+    """Whether `device` multiplies bfloat16 matrices much faster than float32 ones: tried once."""
+    taken = {torch.float32: float("inf"), torch.bfloat16: float("inf")}
+    for _ in range(6):  # in turn, so that a slow moment of the machine is none's alone
+        for dtype in taken:
+            matrix = torch.ones(TRIED, TRIED, device=device, dtype=dtype)
+            started = time.perf_counter()
+            (matrix @ matrix).sum().item()
+            taken[dtype] = min(taken[dtype], time.perf_counter() - started)
+    return taken[torch.bfloat16] * PAYS < taken[torch.float32]
+
+
+def suits(model: Any) -> bool:
+    """Whether `model`, whose weights are trained, is trained faster so on its device."""
+    weights = next(model.parameters())
+    if weights.dtype != torch.float32:
+        return False
+    if weights.device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return model.config.get_text_config().hidden_size >= NARROW and pays(weights.device)
+
+
+@contextmanager
+def rounded(model: Any, on: bool) -> Iterator[None]:
+    """Within, the products of passes through `model` are of bfloat16 numbers, if `on`."""
+    device = next(model.parameters()).device
+    config = model.config.get_text_config()
+    usual = config._attn_implementation
+    if on and device.type == "cpu" and usual == "sdpa":
+        config._attn_implementation = IN_FLOAT32
+    try:
+        with torch.autocast(device.type, torch.bfloat16) if on else nullcontext():
+            yield
+    finally:
+        config._attn_implementation = usual
