@@ -3,9 +3,9 @@
     python benchmarks/estimate.py
 
 PPO on random Llamas of several shapes, each in a process of its own. Answers as good as never end, so their length is
-known. Memory measured is the highest resident memory above that before the model was loaded; time is told from the
-machine's speed. Then one run of Improve on the built-in model, told from the machine's speed, and others with other
-settings, told from the first.
+known; then reward models and DPO on rankings of answers as long. Memory measured is the highest resident memory above
+that before the model was loaded; time is told from the machine's speed. Then one run of Improve on the built-in model,
+told from the machine's speed, and others with other settings, told from the first.
 """
 
 import json
@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import click
 import torch
@@ -30,6 +31,11 @@ CASES: dict[str, tuple[int, int, dict]] = {
     "768 x 8, bf16": (768, 8, {"precision": "bf16"}),
     "512 x 6, nf4": (512, 6, {"precision": "nf4"}),
 }
+LEARNING = {
+    f"{width} x {layers}, {stage}": (width, layers, stage)
+    for width, layers in ((512, 6), (768, 8))
+    for stage in ("reward", "dpo")
+}
 EPISODES, MINIBATCHES, NEW_TOKENS = 32, 2, 64
 
 
@@ -39,13 +45,23 @@ def within(what: str, told: float, found: float, bound: float) -> None:
     line(what, told, found, ratio, f"within {bound:.0%}", abs(ratio - 1) <= bound)
 
 
+def a_model(folder: str, width: int, layers: int) -> Any:
+    """Save a random Llama that reads as the built-in model does. Returns its tokenizer."""
+    from engine.methods.text import new_model
+    from engine.models.load import load_base
+
+    tokenizer = load_base("pocket").tokenizer
+    new_model(tokenizer, width, layers, 512, 0).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return tokenizer
+
+
 def measure(width: int, layers: int, others: dict) -> dict:
     """Bytes and seconds estimated and measured of a PPO run of two updates."""
     from engine.estimate import memory
     from engine.jobs.config import read_config
     from engine.machine import give_freed_memory_back, keep_freed_memory
     from engine.methods.ppo import train_ppo
-    from engine.methods.text import new_model
     from engine.models.load import load_base
     from engine.models.roles import Roles
     from engine.models.shape import shape_of
@@ -59,9 +75,7 @@ def measure(width: int, layers: int, others: dict) -> dict:
     settings = {"episodes": EPISODES, "minibatches": MINIBATCHES, "max_new_tokens": NEW_TOKENS, "updates": 2}
     config = read_config({"precision": "float32", **others, "ppo": settings})
     with tempfile.TemporaryDirectory() as folder:
-        tokenizer = load_base("pocket").tokenizer
-        new_model(tokenizer, width, layers, 512, 0).save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
+        a_model(folder, width, layers)
         keep_freed_memory()  # as a run's process does
         before = resident()
         roles = Roles(load_base(folder, config.precision))
@@ -79,6 +93,42 @@ def measure(width: int, layers: int, others: dict) -> dict:
         measured = (peak() - before) * 2**20
         estimated = memory(shape, config, "ppo", config.precision, "float32", prompt=13, answer=NEW_TOKENS)
     return {"measured": measured, **estimated, "told": told * 1e6, "taken": taken * 1e6}
+
+
+def measure_learning(width: int, layers: int, stage: str) -> dict:
+    """Bytes estimated and measured of a few steps on rankings of four answers of `NEW_TOKENS` tokens."""
+    from engine.estimate import memory
+    from engine.feedback.examples import Ranking
+    from engine.jobs.config import read_config
+    from engine.machine import keep_freed_memory
+    from engine.methods.dpo import train_dpo
+    from engine.methods.reward import train_reward
+    from engine.models.load import load_base
+    from engine.models.roles import Roles
+    from engine.models.shape import shape_of
+    from engine.prompts import load_prompts
+
+    config = read_config({stage: {"epochs": 1, "min_steps": 4}})
+    asked = load_prompts("everyday")
+    with tempfile.TemporaryDirectory() as folder:
+        tokenizer = a_model(folder, width, layers)
+        tokens = tokenizer(" ".join(asked))["input_ids"]
+        answers = [tokenizer.decode(tokens[i * NEW_TOKENS : (i + 1) * NEW_TOKENS]) for i in range(64)]
+        rankings = [
+            Ranking((("user", asked[i]),), tuple(answers[4 * i : 4 * i + 4]), (1, 2, 3, 4), (True,) * 4)
+            for i in range(16)
+        ]
+        keep_freed_memory()
+        before = resident()
+        roles = Roles(load_base(folder, "float32"))
+        if stage == "dpo":
+            roles.add("policy", rank=config.dpo.rank)
+            train_dpo(roles, rankings, config.dpo)
+        else:
+            train_reward(roles, rankings, [], config.reward)
+        measured = (peak() - before) * 2**20
+        told = memory(shape_of(Path(folder)), config, stage, "float32", prompt=13, answer=NEW_TOKENS)
+    return {"measured": measured, **told}
 
 
 OTHERS = {
@@ -130,17 +180,25 @@ def times() -> None:
 @click.option("--case", hidden=True)
 def main(case: str | None) -> None:
     if case:
-        click.echo(json.dumps(measure(*CASES[case])))
+        found = measure(*CASES[case]) if case in CASES else measure_learning(*LEARNING[case])
+        click.echo(json.dumps(found))
         return
-    for name, (_, _, others) in CASES.items():
-        if others.get("precision") == "bf16" and not torch.cpu._is_avx512_bf16_supported():
-            continue  # twenty times slower there, and never chosen
+
+    def in_its_own_process(name: str) -> dict:
         done = subprocess.run([sys.executable, __file__, "--case", name], stdout=subprocess.PIPE, text=True, check=True)
         found = json.loads(done.stdout.splitlines()[-1])
         click.echo(json.dumps({key: round(value / 1e6, 1) for key, value in found.items()}))
         within(f"memory estimate, {name}, MB", found["total"] / 1e6, found["measured"] / 1e6, 0.15)
+        return found
+
+    for name, (_, _, others) in CASES.items():
+        if others.get("precision") == "bf16" and not torch.cpu._is_avx512_bf16_supported():
+            continue  # twenty times slower there, and never chosen
+        found = in_its_own_process(name)
         if "precision" not in others:  # how much faster or slower another is was never tried for shapes so small
             within(f"time estimate, {name}, s", found["told"] / 1e6, found["taken"] / 1e6, 0.3)
+    for name in LEARNING:
+        in_its_own_process(name)
     times()
 
 

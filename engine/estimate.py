@@ -44,17 +44,16 @@ def memory(
     adapter = shape.adapter(settings.rank)
     online = stage in ("ppo", "reinforce")
     if online:
-        longest = settings.max_new_tokens
-        answer = answer or max(1, int(ANSWERED * longest))
-        rows = settings.episodes // max(1, settings.minibatches)
+        answer = answer or max(1, int(ANSWERED * settings.max_new_tokens))
+        examples, answers = settings.episodes // max(1, settings.minibatches), 1
         adapters = 2 if stage == "ppo" else 1  # the policy's and the reward model's
         cache = settings.episodes * (prompt + answer) * 2 * shape.layers * shape.keys * number
     else:
         answer = answer or max(1, int(ANSWERED * config.ppo.max_new_tokens))
-        rows = settings.batch * (4 if stage == "reward" else 1)
+        examples, answers = settings.batch, settings.ANSWERS
         adapters, cache = 1, 0.0
-    rows = min(rows, settings.micro_batch * (4 if stage == "reward" else 1)) if settings.micro_batch else rows
-    tokens = rows * (prompt + answer)
+    examples = min(examples, settings.micro_batch or examples)
+    tokens = examples * (prompt + answers * answer)  # answers to one prompt share it
     short = config.recompute == "always"  # of memory: nothing is folded, and what is freed goes back at once
     folds = online and device == "cpu" and precision == "float32" and inner * number <= FOLDED_BYTES and not short
     folded = inner * number if folds else 0.0
@@ -67,7 +66,7 @@ def memory(
         "cache": cache,
         "folded": folded,
         "activations": tokens * (whole_blocks * shape.kept(device) + inputs * shape.width) * number,
-        "logits": 0.0 if stage == "reward" else min(rows * answer * shape.vocabulary, LOGITS) * 4.0,
+        "logits": 0.0 if stage == "reward" else min(examples * answers * answer * shape.vocabulary, LOGITS) * 4.0,
     }
     kept = parts["weights"] + parts["adapters"] + parts["optimiser"]
     answering, training = parts["cache"] + parts["folded"], parts["activations"] + parts["logits"]

@@ -107,9 +107,10 @@ class Clock:
         products = 2 * (tokens * blocks + heads * self.shape.vocabulary * self.shape.width)
         return products / self.speed + 4 * tokens * self.shape.layers * self.shape.kept() / TOUCHED
 
-    def passing(self, rows: int, heads: bool = True, train: bool = False) -> float:
-        """One pass over `rows` prompts with their answers; with `heads`, to the vocabulary too."""
-        reading = self._reading(rows * (self.prompt + self.answer), heads * rows * self.answer)
+    def passing(self, rows: int, heads: bool = True, train: bool = False, answers: int = 1) -> float:
+        """One pass over `rows` prompts with so many answers to each; with `heads`, to the vocabulary too."""
+        answered = answers * self.answer
+        reading = self._reading(rows * (self.prompt + answered), heads * rows * answered)
         return (reading + self.shape.layers * BLOCK_PASS) * (self.there_and_back if train else 1)
 
     def answering(self, rows: int, longest: int) -> float:
@@ -127,9 +128,12 @@ class Clock:
             learning = parts * self.passing(settings.episodes // settings.minibatches, train=True)
             read = self.passing(settings.episodes) + self.passing(settings.episodes, heads=False)
             return settings.updates * (self.answering(settings.episodes, settings.max_new_tokens) + read + learning)
-        answers = 4 if name == "reward" else 1
-        one = self.passing(settings.batch * answers, heads=name != "reward", train=True)
-        return settings.steps(max(feedback, 1)) * one
+        one = self.passing(settings.batch, heads=name != "reward", train=True, answers=settings.ANSWERS)
+        learning = settings.steps(max(feedback, 1)) * one
+        if name != "reward":
+            return learning
+        asked = settings.NORMALISED
+        return learning + self.answering(asked, config.ppo.max_new_tokens) + self.passing(asked, heads=False)
 
 
 def first_seconds(store: Store, method: str, config: RunConfig, shape: Shape, feedback: int) -> float | None:

@@ -36,6 +36,19 @@ def test_memory_follows_what_it_is_made_of():
     assert estimate.memory(shape, read_config({}), "reward", "float32")["cache"] == 0
 
 
+def test_the_answers_of_a_ranking_share_their_prompt():
+    shape = shape_of(engine.find_base("pocket"))
+
+    def activations(stage, prompt, **settings):
+        config = read_config({stage: {"batch": 2, **settings}})
+        return estimate.memory(shape, config, stage, "float32", prompt=prompt, answer=10)["activations"]
+
+    a_token = activations("sft", 90) / (2 * 100)
+    for stage in ("reward", "dpo"):
+        assert activations(stage, 90) == pytest.approx(2 * (90 + 4 * 10) * a_token)
+        assert activations(stage, 90, micro_batch=1) == pytest.approx(activations(stage, 90) / 2)
+
+
 def test_memory_on_a_gpu_is_what_was_measured_there():
     sizes = {"episodes": 16, "minibatches": 2, "max_new_tokens": 256}
     config = read_config({"precision": "nf4", "ppo": sizes})
