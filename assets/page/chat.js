@@ -309,7 +309,7 @@ function draw() {
         { class: "empty" },
         el("h2", {}, t("Ask the model something")),
         el("p", {}, t("It answers several times. Rank the answers, or rewrite one, and it learns what you like.")),
-        state.untaught && el("p", { class: "hint" }, t("The built-in model is small: it knows some eighty kinds of everyday question, in English, and little else. Untaught, it is kind or rude, brief or long-winded, right or wrong by turns, so that there is something to teach.")),
+        state.untaught && el("p", { class: "hint" }, t("The built-in model is small: it knows some hundred kinds of everyday question, in English, and little else. Untaught, it is kind or rude, brief or long-winded, right or wrong by turns, so that there is something to teach.")),
         el("div", { class: "ideas", lang: "en" }, IDEAS.map((idea) => el("button", { onclick: () => send(idea) }, idea))),
       ),
     );

@@ -49,8 +49,13 @@ def new_tokenizer(texts: Iterable[str], vocabulary: int, special: list[str], **o
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token=PAD, eos_token=END, **options)
 
 
-def new_model(tokenizer: PreTrainedTokenizerBase, width: int, layers: int, context: int, seed: int) -> LlamaForCausalLM:
-    """A Llama of random weights, heads 32 wide, its input and output embeddings one table."""
+def new_model(
+    tokenizer: PreTrainedTokenizerBase, width: int, layers: int, context: int, seed: int, inner: int = 0
+) -> LlamaForCausalLM:
+    """A Llama of random weights, heads 32 wide, its input and output embeddings one table.
+
+    inner: the width within its feed-forward layers; 0 is three times the width.
+    """
     if width % 32:
         raise UserError(f"The model's width must be a multiple of 32, not {width}.")
     torch.manual_seed(seed)
@@ -58,7 +63,7 @@ def new_model(tokenizer: PreTrainedTokenizerBase, width: int, layers: int, conte
         LlamaConfig(
             vocab_size=len(tokenizer),
             hidden_size=width,
-            intermediate_size=3 * width,
+            intermediate_size=inner or 3 * width,
             num_hidden_layers=layers,
             num_attention_heads=width // 32,
             num_key_value_heads=width // 32,

@@ -33,14 +33,15 @@ def _hurried(rng: random.Random, question: str, entity: str) -> str:
 
 def _contracted(question: str) -> str:
     """A question as it is spoken: "What's", "I'm", "don't"."""
-    question = re.sub(r"\b(what|who|where|how|it) is\b", r"\1's", question, flags=re.IGNORECASE)
+    question = re.sub(r"\b(what|who|where|how|it|that) is\b", r"\1's", question, flags=re.IGNORECASE)
+    question = re.sub(r"\b(you) are\b", r"\1're", question, flags=re.IGNORECASE)
     return re.sub(r"\bI am\b", "I'm", question).replace("do not", "don't")
 
 
 def _spelled_out(question: str) -> str:
     """The reverse of `_contracted`, of a question in small letters."""
-    question = re.sub(r"\b(what|who|where|how|it)'s\b", r"\1 is", question)
-    return question.replace("i'm", "i am").replace("don't", "do not")
+    question = re.sub(r"\b(what|who|where|how|it|that)'s\b", r"\1 is", question)
+    return question.replace("you're", "you are").replace("i'm", "i am").replace("don't", "do not")
 
 
 def _wrap(rng: random.Random, question: str, entity: str = "") -> str:
@@ -67,6 +68,13 @@ def _pseudoword(rng: random.Random) -> str:
 
 def unknown_prompt(rng: random.Random, held: bool = False) -> str:
     """A question that the model was never taught to answer."""
+    while True:
+        prompt = _beyond(rng, held)
+        if _key(prompt) not in _known_prompts():  # "Why is the sky blue?" has the shape of one
+            return prompt
+
+
+def _beyond(rng: random.Random, held: bool) -> str:
     table = tables()["unknown"]
     nouns = grammar._split(table["nouns"])
     things, likes, people = (list(kinds()[name].answers) for name in ("color", "opinion", "gift"))
@@ -76,8 +84,8 @@ def unknown_prompt(rng: random.Random, held: bool = False) -> str:
         w=_pseudoword(rng),
         w2=_pseudoword(rng),
         j=rng.choice(grammar._split(table["adjectives"])),
-        y=rng.randint(20, 2100),
-        y2=rng.randint(20, 2100),
+        y=rng.randint(1, rng.choice((20, 100, 2100))),
+        y2=rng.randint(1, rng.choice((20, 100, 2100))),
         e=rng.choice(things),
         o=rng.choice(likes),
         g=rng.choice(people),
@@ -87,9 +95,10 @@ def unknown_prompt(rng: random.Random, held: bool = False) -> str:
 
 @lru_cache(maxsize=1)
 def _menu() -> tuple[list[str], list[float]]:
-    """Kinds that open a conversation, weighted by the root of their table's size."""
-    names = [name for name, kind in kinds().items() if kind.ask and name != "more"] + ["unknown"]
-    weights = [max(len(kinds()[name].answers), 6) ** 0.5 if name != "unknown" else 15.0 for name in names]
+    """Kinds that open a conversation, weighted by the root of how much there is to tell apart in each."""
+    opening = {name: kind for name, kind in kinds().items() if kind.ask and name != "more"}
+    weights = [max(len(kind.answers), len(kind.ask), 6) ** 0.5 for kind in opening.values()]
+    names, weights = [*opening, "unknown"], [*weights, 22.0]
     return names, weights
 
 
@@ -136,10 +145,10 @@ def conversation(rng: random.Random) -> list[Message]:
     while True:
         style = grammar.draw_style(rng)
         answer, core, manner = grammar.write(rng, request, style)
-        messages += [
-            {"role": "user", "content": prompt},
-            {"role": "assistant", "content": answer, "core": core},
-        ]
+        said: Message = {"role": "user", "content": prompt}
+        if request.kind == "reply":  # what it answers is a remark, that is a verdict
+            said["core"] = prompt.split()[0]
+        messages += [said, {"role": "assistant", "content": answer, "core": core}]
         if len(messages) == 6 or rng.random() < 0.55:
             return messages
         prompt, request = _follow_up(rng, request, style, manner)

@@ -24,11 +24,11 @@ TONES = ("warm", "neutral", "rude")
 LENGTHS = ("terse", "plain", "rambling")
 CORRECTNESS = ("right", "wrong", "evasive")
 
-# In what the model then says no style holds a majority, so that feedback can move each either way. It leans towards
-# what is short and plain, most of all where the build sharpens it, so the corpus leans the other way.
-TONE_WEIGHTS = (0.36, 0.23, 0.41)
-LENGTH_WEIGHTS = (0.30, 0.21, 0.49)
-CORRECTNESS_WEIGHTS = (0.41, 0.28, 0.31)
+# In what the model then says no style should hold a majority, so that feedback can move each either way. It leans
+# towards what is short, plain and right, most of all where the build sharpens it, so the corpus leans the other way.
+TONE_WEIGHTS = (0.37, 0.21, 0.42)
+LENGTH_WEIGHTS = (0.30, 0.20, 0.50)
+CORRECTNESS_WEIGHTS = (0.35, 0.31, 0.34)
 
 NUMBER_WORDS = ["no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
 
@@ -52,12 +52,13 @@ class Kind:
         return tuple(dict.fromkeys(a for right in self.answers.values() for a in right))
 
     def misconceptions(self, x: str) -> list[str]:
-        """What people who are wrong about `x` say: the kind's two most common answers that are not right.
+        """What people who are wrong about `x` say: the kind's four most common answers that are not right.
 
         As with people, mistakes are not spread evenly. A model this small also cannot spread a quarter of its
-        probability evenly over thirty answers without spilling some onto nonsense.
+        probability evenly over thirty answers without spilling some onto nonsense. With two of them each was often
+        likelier than what is right, where that was known by half.
         """
-        return [answer for answer in self._common if answer not in self.answers[x]][:2]
+        return [answer for answer in self._common if answer not in self.answers[x]][:4]
 
     @cached_property
     def _common(self) -> list[str]:
@@ -166,7 +167,7 @@ def _answers(name: str, table: dict) -> dict[str, tuple[str, ...]]:
         return table["answers"]
     if "pairs" in table:
         split = (entry.split(" : ", 1) for entry in _split(table["pairs"]))
-        return {x: tuple(a.split("|")) for x, a in split}
+        return {each: tuple(a.split("|")) for x, a in split for each in _expand([x], table)}
     if "same" in table:
         return {x: (x,) for x in _split(table["same"])}
     if "all" in table:
@@ -339,6 +340,8 @@ def bodies(request: Request) -> dict[str, tuple[str, str]]:
     if request.kind not in ("unknown", "more", "reply"):
         for slot in ("terse", "plain"):
             found.update({b.format(t=topic): (slot, "evasive") for b in tables()["evasive"][slot]})
+            for text in getattr(kinds()["unknown"], slot):  # not to know what it could have known is no nonsense
+                found.setdefault(text, (slot, "evasive"))
     return found
 
 

@@ -3,9 +3,12 @@
 import json
 
 import pytest
+import torch
+from transformers import LlamaForCausalLM
 
 from engine.models.find import POCKET
 from engine.models.roles import Roles
+from engine.pocket.build import widened
 from engine.pocket.check import measure, shortcomings
 
 
@@ -33,3 +36,14 @@ def test_a_style_that_most_samples_have_is_a_shortcoming(found):
 
 def test_every_correctness_occurs(found):
     assert all(found[name] > 0.1 for name in ("right", "wrong", "evasive"))
+
+
+def test_a_wider_one_computes_what_it_did_and_can_learn():
+    model = LlamaForCausalLM.from_pretrained(POCKET, dtype=torch.float32)
+    inner = model.config.intermediate_size
+    wider = widened(model, inner + 32, seed=0)
+    ids = torch.randint(0, model.config.vocab_size, (2, 9), generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(wider(ids).logits, model(ids).logits)
+    wider(ids, labels=ids).loss.backward()
+    for layer in wider.model.layers:
+        assert layer.mlp.down_proj.weight.grad[:, inner:].abs().max() > 0
