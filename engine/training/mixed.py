@@ -17,7 +17,7 @@ from transformers import AttentionInterface
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 PAYS = 1.5  # how many times as fast products have to be
-NARROW = 128  # width below which rounding takes longer than it saves on a CPU
+NARROW = 96  # width below which rounding takes back most of what it saves on a CPU
 TRIED = 512  # rows and columns of the matrices that are tried
 IN_FLOAT32 = "sdpa_in_float32"  # the name by which transformers finds the attention below
 
