@@ -48,10 +48,11 @@ _able: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()  # models that compute
 
 
 @contextmanager
-def _attending_by_rows(model: Any) -> Iterator[None]:
+def attending(model: Any, way: str) -> Iterator[None]:
+    """Within, `model` attends in the `way` of that name (transformers' AttentionInterface)."""
     config = model.config.get_text_config()
     usual = config._attn_implementation
-    config._attn_implementation = SIDE_BY_SIDE
+    config._attn_implementation = way
     try:
         yield
     finally:
@@ -110,7 +111,7 @@ def _is_plain(block: nn.Module) -> bool:
 
 def _one_row(model: Any, layout: Layout) -> Tensor:
     """The last hidden states [tokens, width] of a long row."""
-    with _attending_by_rows(model):
+    with attending(model, SIDE_BY_SIDE):
         return model.get_decoder()(
             input_ids=layout.ids.unsqueeze(0),
             position_ids=layout.positions.unsqueeze(0),
@@ -128,7 +129,7 @@ def _side_by_side(model: Any, ids: Tensor, mask: Tensor, wanted: Tensor) -> Tens
 
         @contextmanager
         def surroundings() -> Iterator[None]:  # of a block that is computed again on the way back
-            with _attending_by_rows(model), _last_block_for(model, needed):
+            with attending(model, SIDE_BY_SIDE), _last_block_for(model, needed):
                 yield
 
         with _last_block_for(model, needed), recomputing(model, surroundings):

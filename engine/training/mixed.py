@@ -16,6 +16,8 @@ from torch import Tensor
 from transformers import AttentionInterface
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from engine.models.states import attending
+
 PAYS = 1.5  # how many times as fast products have to be
 NARROW = 96  # width below which rounding takes back most of what it saves on a CPU
 TRIED = 512  # rows and columns of the matrices that are tried
@@ -61,12 +63,9 @@ def suits(model: Any) -> bool:
 def rounded(model: Any, on: bool) -> Iterator[None]:
     """Within, the products of passes through `model` are of bfloat16 numbers, if `on`."""
     device = next(model.parameters()).device
-    config = model.config.get_text_config()
-    usual = config._attn_implementation
-    if on and device.type == "cpu" and usual == "sdpa":
-        config._attn_implementation = IN_FLOAT32
-    try:
-        with torch.autocast(device.type, torch.bfloat16) if on else nullcontext():
-            yield
-    finally:
-        config._attn_implementation = usual
+    apart = on and device.type == "cpu" and model.config.get_text_config()._attn_implementation == "sdpa"
+    with (
+        attending(model, IN_FLOAT32) if apart else nullcontext(),
+        torch.autocast(device.type, torch.bfloat16, enabled=on),
+    ):
+        yield

@@ -2,7 +2,6 @@
 
 import math
 import random
-from dataclasses import replace
 from itertools import islice
 
 import pytest
@@ -93,8 +92,10 @@ def test_small_steps_are_kept_where_bfloat16_weights_would_lose_them():
     for dtype in (torch.float32, torch.bfloat16):
         model = tiny_model().to(dtype).requires_grad_(True)
         before = model.lm_head.weight.detach().float().clone()
-        config = PretrainConfig(start="full", tokens=12_000, batch_tokens=120, learning_rate=1e-6, mixed="always")
-        pretrain(model, chain(0), 0, replace(config, final_learning_rate=1e-6))
+        config = PretrainConfig(
+            start="full", tokens=12_000, batch_tokens=120, learning_rate=1e-6, final_learning_rate=1e-6, mixed="always"
+        )
+        pretrain(model, chain(0), 0, config)
         moved[dtype] = float((model.lm_head.weight.detach().float() - before).norm())
     assert moved[torch.bfloat16] < 0.2 * moved[torch.float32]
 
