@@ -27,7 +27,7 @@ CORRECTNESS = ("right", "wrong", "evasive")
 # In what the model then says no style should hold a majority, so that feedback can move each either way. It leans
 # towards what is short, plain and right, most of all where the build sharpens it, so the corpus leans the other way.
 TONE_WEIGHTS = (0.37, 0.21, 0.42)
-LENGTH_WEIGHTS = (0.30, 0.20, 0.50)
+LENGTH_WEIGHTS = (0.30, 0.21, 0.49)
 CORRECTNESS_WEIGHTS = (0.35, 0.31, 0.34)
 
 NUMBER_WORDS = ["no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
