@@ -3,9 +3,9 @@
     python benchmarks/estimate.py
 
 PPO on random Llamas of several shapes, each in a process of its own. Answers as good as never end, so their length is
-known; then reward models and DPO on rankings of answers as long. Memory measured is the highest resident memory above
-that before the model was loaded; time is told from the machine's speed. Then one run of Improve on the built-in model,
-told from the machine's speed, and others with other settings, told from the first.
+known; then reward models, DPO and Q-learning on rankings of answers as long. Memory measured is the highest resident
+memory above that before the model was loaded; time is told from the machine's speed. Then one run of Improve on the
+built-in model, told from the machine's speed, and others with other settings, told from the first.
 """
 
 import json
@@ -34,7 +34,7 @@ CASES: dict[str, tuple[int, int, dict]] = {
 LEARNING = {
     f"{width} x {layers}, {stage}": (width, layers, stage)
     for width, layers in ((512, 6), (768, 8))
-    for stage in ("reward", "dpo")
+    for stage in ("reward", "dpo", "ilql")
 }
 EPISODES, MINIBATCHES, NEW_TOKENS = 32, 2, 64
 
@@ -98,10 +98,11 @@ def measure(width: int, layers: int, others: dict) -> dict:
 def measure_learning(width: int, layers: int, stage: str) -> dict:
     """Bytes estimated and measured of a few steps on rankings of four answers of `NEW_TOKENS` tokens."""
     from engine.estimate import memory
-    from engine.feedback.examples import Ranking
+    from engine.feedback.examples import Ranking, Valued
     from engine.jobs.config import read_config
     from engine.machine import keep_freed_memory
     from engine.methods.dpo import train_dpo
+    from engine.methods.ilql import train_ilql
     from engine.methods.reward import train_reward
     from engine.models.load import load_base
     from engine.models.roles import Roles
@@ -118,14 +119,22 @@ def measure_learning(width: int, layers: int, stage: str) -> dict:
             Ranking((("user", asked[i]),), tuple(answers[4 * i : 4 * i + 4]), (1, 2, 3, 4), (True,) * 4)
             for i in range(16)
         ]
+        valued = [
+            Valued(r.prompt, text, float(rank), "ranking", True)
+            for r in rankings
+            for text, rank in zip(r.responses, r.ranks, strict=True)
+        ]
         keep_freed_memory()
         before = resident()
         roles = Roles(load_base(folder, "float32"))
-        if stage == "dpo":
-            roles.add("policy", rank=config.dpo.rank)
-            train_dpo(roles, rankings, config.dpo)
-        else:
+        if stage == "reward":
             train_reward(roles, rankings, [], config.reward)
+        else:
+            roles.add("policy", rank=getattr(config, stage).rank)
+            if stage == "dpo":
+                train_dpo(roles, rankings, config.dpo)
+            else:
+                train_ilql(roles, valued, config.ilql)
         measured = (peak() - before) * 2**20
         told = memory(shape_of(Path(folder)), config, stage, "float32", prompt=13, answer=NEW_TOKENS)
     return {"measured": measured, **told}

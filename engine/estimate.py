@@ -57,18 +57,23 @@ def memory(
     short = config.recompute == "always"  # of memory: nothing is folded, and what is freed goes back at once
     folds = online and device == "cpu" and precision == "float32" and inner * number <= FOLDED_BYTES and not short
     folded = inner * number if folds else 0.0
+    moments = 2 * MOMENT[settings.optimizer]
+    heads, logit = 0, 4.0
+    if stage == "ilql":  # two heads over the vocabulary, each with a slow copy; going back, logits are there twice
+        heads, logit = 2 * settings.bottleneck * (shape.width + shape.vocabulary), 8.0
     # Computed again on the way back, a block keeps its input until its turn comes.
     whole_blocks, inputs = (1, shape.layers) if short else (shape.layers, 0)
     parts = {
         "weights": weights,
         "adapters": adapters * adapter * 4.0,
-        "optimiser": adapter * (4.0 + 2 * MOMENT[settings.optimizer]),  # gradient and AdamW's two moments
+        "heads": heads * 8.0,
+        "optimiser": (adapter + heads) * (4.0 + moments),  # gradient and AdamW's two moments
         "cache": cache,
         "folded": folded,
         "activations": tokens * (whole_blocks * shape.kept(device) + inputs * shape.width) * number,
-        "logits": 0.0 if stage == "reward" else min(examples * answers * answer * shape.vocabulary, LOGITS) * 4.0,
+        "logits": 0.0 if stage == "reward" else min(examples * answers * answer * shape.vocabulary, LOGITS) * logit,
     }
-    kept = parts["weights"] + parts["adapters"] + parts["optimiser"]
+    kept = parts["weights"] + parts["adapters"] + parts["heads"] + parts["optimiser"]
     answering, training = parts["cache"] + parts["folded"], parts["activations"] + parts["logits"]
     # Rollouts and training do not overlap: the peak holds the larger. But on a GPU the cache stays where it is, since
     # the steps recorded there know it by its place.

@@ -28,7 +28,7 @@ from engine.methods.settings import ILQLConfig
 from engine.methods.sft import encode
 from engine.models.roles import Roles
 from engine.models.shift import AdvantageShift
-from engine.models.states import logits_of
+from engine.models.token_log_probs import token_log_probs
 from engine.training.batches import spread
 from engine.training.context import Context, Silent
 from engine.training.fit import Figures, Objective, fit
@@ -44,21 +44,19 @@ class Trajectory:
 
 
 def q_losses(
-    q: Sequence[Tensor], slow_q: Sequence[Tensor], v: Tensor, actions: Tensor, rewards: Tensor, mask: Tensor,
+    q: Sequence[Tensor], all_q: Sequence[Tensor], slow_q: Tensor, v: Tensor, rewards: Tensor, mask: Tensor,
     config: ILQLConfig,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """(L_Q, L_V, L_CQ), each summed over the tokens of `mask`.
 
-    q, slow_q: two each, [rows, time, actions]; v, rewards: [rows, time]; actions: [rows, time]; mask: bool.
-    A row's last real token ends its episode: no value follows it.
+    Of each head q: Q_i(s, a), and all_q: logsumexp Q_i(s, .); slow_q: min Q_target(s, a). All are [rows, time], `mask`
+    is bool. A row's last real token ends its episode: no value follows it.
     """
     following = torch.cat([torch.where(mask, v, 0.0)[:, 1:], torch.zeros_like(v[:, :1])], 1).detach()
     target = rewards + config.gamma * following
-    taken = [each.gather(-1, actions.unsqueeze(-1)).squeeze(-1) for each in q]
-    slow = torch.minimum(*(each.gather(-1, actions.unsqueeze(-1)).squeeze(-1) for each in slow_q)).detach()
-    loss_q = (target - taken[0]) ** 2 + (target - taken[1]) ** 2
-    loss_v = losses.expectile_losses(slow - v, config.expectile)
-    loss_cq = q[0].logsumexp(-1) - taken[0] + q[1].logsumexp(-1) - taken[1]
+    loss_q = (target - q[0]) ** 2 + (target - q[1]) ** 2
+    loss_v = losses.expectile_losses(slow_q.detach() - v, config.expectile)
+    loss_cq = all_q[0] - q[0] + all_q[1] - q[1]
     loss_q, loss_v, loss_cq = (torch.where(mask, each, 0.0).sum() for each in (loss_q, loss_v, loss_cq))
     return loss_q, loss_v, loss_cq
 
@@ -79,19 +77,20 @@ class ImplicitQ(Objective[Trajectory]):
     def loss(self, part: list[Trajectory]) -> tuple[Tensor, Figures]:
         device = self.roles.base.device
         drawn = given(self.roles, [t.encoded for t in part])
+        mask = drawn.response_mask
+        actions = drawn.response_ids[mask]
         with self.roles.acting("policy", train=True) as model:
-            mask = drawn.response_mask
-            before = spread(states_before(model, drawn, torch.arange(len(part), device=device)), mask)
-            log_softmax = torch.log_softmax(logits_of(model, before), -1)
-        actions = drawn.response_ids
+            before = states_before(model, drawn, torch.arange(len(part), device=device))
+            loss_lm = -token_log_probs(model, before, actions).sum()
         last = mask.sum(-1, keepdim=True) - 1
         values = torch.tensor([[t.value] for t in part], device=device)
         rewards = torch.zeros(mask.shape, device=device).scatter(1, last, values)
-        q, slow_q = [self.shift.q1(before), self.shift.q2(before)], [self.slow.q1(before), self.slow.q2(before)]
-        v = self.shift.v(before.float()).squeeze(-1)
-        loss_q, loss_v, loss_cq = q_losses(q, slow_q, v, actions, rewards, mask, self.config)
-        chosen = log_softmax.gather(-1, actions.unsqueeze(-1)).squeeze(-1)
-        loss_lm = -torch.where(mask, chosen, 0.0).sum()
+        heads = (self.shift.q1, self.shift.q2)
+        q = [spread(head.of(before, actions), mask) for head in heads]
+        all_q = [spread(head.log_sum_exp(before), mask) for head in heads]
+        slow_q = spread(torch.minimum(self.slow.q1.of(before, actions), self.slow.q2.of(before, actions)), mask)
+        v = spread(self.shift.v(before.float()).squeeze(-1), mask)
+        loss_q, loss_v, loss_cq = q_losses(q, all_q, slow_q, v, rewards, mask, self.config)
         tokens = float(mask.sum())
         total = loss_q + loss_v + self.config.conservative * loss_cq + self.config.imitation * loss_lm
         named = {"q_loss": loss_q, "v_loss": loss_v, "lm_loss": loss_lm}

@@ -8,6 +8,9 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from engine.machine import LOGITS
 
 FILE = "shift.safetensors"
 
@@ -23,7 +26,24 @@ class QHead(nn.Module):
         nn.init.zeros_(self.outer.bias)
 
     def forward(self, hidden: Tensor) -> Tensor:
-        return self.outer(torch.tanh(self.inner(hidden.float())))
+        return self.outer(self._inside(hidden))
+
+    def _inside(self, hidden: Tensor) -> Tensor:
+        return torch.tanh(self.inner(hidden.float()))
+
+    def of(self, hidden: Tensor, ids: Tensor) -> Tensor:
+        """Q [tokens] of `ids` [tokens] alone, from `hidden` [tokens, width]."""
+        return (self._inside(hidden) * self.outer.weight[ids]).sum(-1) + self.outer.bias[ids]
+
+    def log_sum_exp(self, hidden: Tensor) -> Tensor:
+        """Of every token's Q: [tokens] from `hidden` [tokens, width], few tokens at a time. Nothing over tokens and
+        vocabulary is kept for the way back, where it is computed again."""
+        size = max(1, LOGITS // self.outer.out_features)
+        parts = [checkpoint(self._log_sum_exp, part, use_reentrant=False) for part in hidden.split(size)]
+        return torch.cat(parts)
+
+    def _log_sum_exp(self, hidden: Tensor) -> Tensor:
+        return self(hidden).logsumexp(-1)
 
 
 class AdvantageShift(nn.Module):

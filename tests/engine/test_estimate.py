@@ -10,6 +10,7 @@ from engine import estimate, timing
 from engine.jobs.config import read_config
 from engine.models import precision as precisions
 from engine.models.shape import KNOWN, shape_of
+from engine.models.shift import AdvantageShift
 from engine.store import runs
 
 
@@ -47,6 +48,15 @@ def test_the_answers_of_a_ranking_share_their_prompt():
     for stage in ("reward", "dpo"):
         assert activations(stage, 90) == pytest.approx(2 * (90 + 4 * 10) * a_token)
         assert activations(stage, 90, micro_batch=1) == pytest.approx(activations(stage, 90) / 2)
+
+
+def test_the_heads_of_q_learning_and_their_slow_copies_are_counted():
+    shape, config = KNOWN["Qwen2.5-0.5B"], read_config({})
+    heads = AdvantageShift(shape.width, config.ilql.bottleneck, shape.vocabulary, 1.0)
+    parameters = sum(p.numel() for p in heads.parameters())
+    told = estimate.memory(shape, config, "ilql", "bf16")
+    assert told["heads"] == pytest.approx(2 * 4 * parameters, rel=0.02)
+    assert told["optimiser"] > 3 * 4 * parameters
 
 
 def test_memory_on_a_gpu_is_what_was_measured_there():

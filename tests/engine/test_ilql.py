@@ -9,6 +9,7 @@ from engine.feedback.examples import Valued
 from engine.methods.ilql import q_losses, train_ilql
 from engine.methods.settings import ILQLConfig
 from engine.models.roles import Roles
+from engine.models.shift import QHead
 from engine.sampling.answers import answer
 from engine.sampling.settings import Sampling
 from tests.engine.toys import CONVERSATION, able_folder, next_token, policy_on
@@ -41,6 +42,13 @@ class Maze:
         return states, self.pay[states, actions]
 
 
+def table_losses(tables, v, actions, rewards, config):
+    """The method's losses of two tables of Q [rows, steps, actions] and one of V [rows, steps]."""
+    q = [t.gather(-1, actions.unsqueeze(-1)).squeeze(-1) for t in tables]
+    mask = torch.ones_like(actions, dtype=torch.bool)
+    return q_losses(q, [t.logsumexp(-1) for t in tables], torch.minimum(*q), v, rewards, mask, config)
+
+
 def learn(maze, actions, config, steps=1500, rate=0.03):
     """Tabular ILQL: Q1, Q2 [steps * states, actions] and V are tables, the losses are the method's own."""
     states, rewards = maze.run(actions)
@@ -48,9 +56,8 @@ def learn(maze, actions, config, steps=1500, rate=0.03):
     q = [torch.zeros(STEPS * STATES, ACTIONS, requires_grad=True) for _ in range(2)]
     v = torch.zeros(STEPS * STATES, requires_grad=True)
     optimizer = torch.optim.Adam([*q, v], lr=rate)
-    mask = torch.ones_like(cells, dtype=torch.bool)
     for _ in range(steps):
-        parts = q_losses([t[cells] for t in q], [t[cells] for t in q], v[cells], actions, rewards, mask, config)
+        parts = table_losses([t[cells] for t in q], v[cells], actions, rewards, config)
         optimizer.zero_grad()
         (parts[0] + parts[1] + config.conservative * parts[2]).div(len(actions)).backward()
         optimizer.step()
@@ -117,8 +124,7 @@ def test_one_gradient_step_is_the_textbook_update():
     config = ILQLConfig(gamma=gamma, conservative=0.0)
 
     def loss(steps):
-        mask = torch.tensor([[True, True]])
-        return q_losses([q[cells]] * 2, [q[cells]] * 2, best, actions[:, :2], rewards, mask, config)[0] * steps
+        return table_losses([q[cells]] * 2, best, actions[:, :2], rewards, config)[0] * steps
 
     # Both heads are this one table, and the second step's own update is taken off.
     (gradient,) = torch.autograd.grad(loss(1), q)
@@ -135,10 +141,8 @@ def test_the_expectile_nears_the_maximum():
         q = values.reshape(1, 4, 1)
         for _ in range(3000):
             config = ILQLConfig(expectile=expectile)
-            loss = q_losses(
-                [q, q], [q, q], v.expand(1, 4), torch.zeros(1, 4, dtype=torch.long), torch.zeros(1, 4),
-                torch.ones(1, 4, dtype=torch.bool), config,
-            )[1]  # fmt: skip
+            actions, rewards = torch.zeros(1, 4, dtype=torch.long), torch.zeros(1, 4)
+            loss = table_losses([q, q], v.expand(1, 4), actions, rewards, config)[1]
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -190,3 +194,19 @@ def test_the_conservative_term_keeps_what_was_never_tried_low():
             assert found[t, s, -1] < found[t, s, :-1].max()
     free = learn(maze, actions, replace(config, conservative=0.0), steps=800)
     assert (found[0, 0, -1] < free[0, 0, -1]).all()
+
+
+def test_what_a_few_tokens_at_a_time_say_of_all_actions_is_what_all_at_once_say(monkeypatch):
+    torch.manual_seed(0)
+    head, hidden, ids = QHead(6, 5, 11), torch.randn(7, 6, requires_grad=True), torch.randint(11, (7,))
+    torch.nn.init.normal_(head.outer.weight)
+    torch.nn.init.normal_(head.outer.bias)
+    wanted = [hidden, *head.parameters()]
+    every = head(hidden)
+    plain = [every.gather(-1, ids.unsqueeze(-1)).squeeze(-1), every.logsumexp(-1)]
+    monkeypatch.setattr("engine.models.shift.LOGITS", 25)  # two tokens
+    found = [head.of(hidden, ids), head.log_sum_exp(hidden)]
+    for mine, theirs in zip(found, plain, strict=True):
+        assert torch.allclose(mine, theirs, atol=1e-6)
+        gradients = [torch.autograd.grad(x.sin().sum(), wanted, retain_graph=True) for x in (mine, theirs)]
+        assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(*gradients, strict=True))
