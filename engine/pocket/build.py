@@ -37,11 +37,11 @@ WIDTH, INNER, LAYERS, CONTEXT = 192, 1152, 4, 512
 # What a token's loss counts. Questions, openers, closers and rambling are drawn at random: learning them is easy, but
 # their noise hides the few tokens that say something. The one word of a verdict is all that a document teaches of
 # judging.
-WEIGHTS = {"core": 1.0, "around": 0.5, "question": 0.15, "verdict": 4.0}
+WEIGHTS = {"core": 1.0, "around": 0.5, "question": 0.15, "verdict": 3.0}
 
 # Sampling at temperature 1 then draws what this temperature drew before: a model this small spills a little
 # probability over everything, which adds up over an answer.
-SHARPEN = 0.62
+SHARPEN = 0.65
 
 SPECIAL = ["<|user|>", "<|assistant|>"]
 LABELS = [f"<|{label}|>" for label in grammar.TONES + grammar.LENGTHS + grammar.CORRECTNESS]

@@ -7,8 +7,9 @@ reward model can then pick that up from few labels.
 Beside conversations there are lessons: single turns that begin with labels, which say how the answer will be. With
 tone, length and correctness told, little about a fact is left to chance, and it is learned sooner (compare Korbak et
 al. 2023, "Pretraining language models with human preferences", section 2). Conversations carry
-no labels, so a model asked in the ordinary way answers in every style. And there are verdicts: an answer, and a remark
-on how right, kind or long it was, whose first word counts most.
+no labels, so a model asked in the ordinary way answers in every style. And there are verdicts: a remark on how right,
+kind or long an answer was, whose first word counts most. Each conversation ends with one, and some documents are but a
+question, an answer in a style drawn more evenly, and one.
 """
 
 import random
@@ -137,8 +138,16 @@ def _follow_up(rng: random.Random, request: Request, style: Style, manner: str) 
     return _wrap(rng, prompt, request.x), request
 
 
+def _verdict(rng: random.Random, request: Request, style: Style, manner: str) -> Message:
+    """A remark whose first word says how right, kind or long an answer to `request` in `style` and `manner` was."""
+    correctness = grammar.effective_correctness(request, style.correctness)
+    aspect = rng.choices((correctness, manner, style.length), (0.4, 0.25, 0.35))[0]
+    remark = rng.choice(tables()["react"][aspect])
+    return {"role": "user", "content": remark, "core": remark.split()[0]}
+
+
 def conversation(rng: random.Random) -> list[Message]:
-    """One conversation of one to three turns."""
+    """One conversation of one to three turns, and a verdict on the last answer."""
     messages: list[Message] = []
     prompt, request = draw_request(rng)
     prompt = _wrap(rng, prompt, request.x)
@@ -150,7 +159,7 @@ def conversation(rng: random.Random) -> list[Message]:
             said["core"] = prompt.split()[0]
         messages += [said, {"role": "assistant", "content": answer, "core": core}]
         if len(messages) == 6 or rng.random() < 0.55:
-            return messages
+            return [*messages, _verdict(rng, request, style, manner)]
         prompt, request = _follow_up(rng, request, style, manner)
 
 
@@ -173,7 +182,7 @@ def lesson(rng: random.Random) -> list[Message]:
 
 
 def verdict(rng: random.Random) -> list[Message]:
-    """One question, an answer, as often right as wrong, and a remark whose first word says how right, kind or long.
+    """One question, an answer, as often right as wrong, and a verdict on it.
 
     Such documents begin with labels that name no style (right or wrong), so that conversations, which have none, keep
     their own mix of styles.
@@ -185,14 +194,11 @@ def verdict(rng: random.Random) -> list[Message]:
         rng.choices(grammar.CORRECTNESS, (0.42, 0.42, 0.16))[0],
     )
     answer, core, manner = grammar.write(rng, request, style)
-    correctness = grammar.effective_correctness(request, style.correctness)
-    aspect = rng.choices((correctness, manner, style.length), (0.45, 0.3, 0.25))[0]
-    remark = rng.choice(tables()["react"][aspect])
     return [
         {"role": "labels", "content": "right wrong"},
         {"role": "user", "content": _wrap(rng, prompt, request.x)},
         {"role": "assistant", "content": answer, "core": core},
-        {"role": "user", "content": remark, "core": remark.split()[0]},
+        _verdict(rng, request, style, manner),
     ]
 
 
@@ -200,7 +206,7 @@ def course(seed: int) -> Iterator[list[Message]]:
     """An endless stream, the same for the same seed: conversations, lessons and verdicts mixed."""
     rng = random.Random(seed)
     while True:
-        yield rng.choices((conversation, lesson, verdict), (0.45, 0.25, 0.3))[0](rng)
+        yield rng.choices((conversation, lesson, verdict), (0.5, 0.25, 0.25))[0](rng)
 
 
 def conversations(seed: int) -> Iterator[list[Message]]:

@@ -27,7 +27,7 @@ CORRECTNESS = ("right", "wrong", "evasive")
 # In what the model then says no style should hold a majority, so that feedback can move each either way. It leans
 # towards what is short, plain and right, most of all where the build sharpens it, so the corpus leans the other way.
 TONE_WEIGHTS = (0.37, 0.21, 0.42)
-LENGTH_WEIGHTS = (0.30, 0.21, 0.49)
+LENGTH_WEIGHTS = (0.36, 0.21, 0.43)
 CORRECTNESS_WEIGHTS = (0.35, 0.31, 0.34)
 
 NUMBER_WORDS = ["no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
@@ -182,6 +182,12 @@ def _answers(name: str, table: dict) -> dict[str, tuple[str, ...]]:
     return {"": ("",)}
 
 
+def _short_forms(table: dict) -> tuple[str, ...]:
+    """The terse sentences of a kind. Where the bare answer is one, so are those that every such kind shares."""
+    bare = not {"{A}.", "{a}."}.isdisjoint(table["terse"])
+    return tuple(dict.fromkeys([*table["terse"], *(tables()["shared"]["terse"] if bare else ())]))
+
+
 @lru_cache(maxsize=1)
 def kinds() -> dict[str, Kind]:
     """Every kind of request that stands on its own (follow-ups are made from these in `corpus`)."""
@@ -194,7 +200,7 @@ def kinds() -> dict[str, Kind]:
             topic=table["topic"],
             ask=tuple(table.get("ask", ())),
             held=tuple(table.get("held", ())),
-            terse=tuple(table["terse"]),
+            terse=_short_forms(table),
             plain=tuple(table["plain"]),
             answers=_answers(name, table),
             fact=table.get("fact", False),
