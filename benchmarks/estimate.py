@@ -127,14 +127,14 @@ def measure_learning(width: int, layers: int, stage: str) -> dict:
         keep_freed_memory()
         before = resident()
         roles = Roles(load_base(folder, "float32"))
+        if stage != "reward":  # which makes an adapter of its own
+            roles.add("policy", rank=getattr(config, stage).rank)
         if stage == "reward":
             train_reward(roles, rankings, [], config.reward)
+        elif stage == "dpo":
+            train_dpo(roles, rankings, config.dpo)
         else:
-            roles.add("policy", rank=getattr(config, stage).rank)
-            if stage == "dpo":
-                train_dpo(roles, rankings, config.dpo)
-            else:
-                train_ilql(roles, valued, config.ilql)
+            train_ilql(roles, valued, config.ilql)
         measured = (peak() - before) * 2**20
         told = memory(shape_of(Path(folder)), config, stage, "float32", prompt=13, answer=NEW_TOKENS)
     return {"measured": measured, **told}

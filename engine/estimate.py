@@ -57,7 +57,6 @@ def memory(
     short = config.recompute == "always"  # of memory: nothing is folded, and what is freed goes back at once
     folds = online and device == "cpu" and precision == "float32" and inner * number <= FOLDED_BYTES and not short
     folded = inner * number if folds else 0.0
-    moments = 2 * MOMENT[settings.optimizer]
     heads, logit = 0, 4.0
     if stage == "ilql":  # two heads over the vocabulary, each with a slow copy; going back, logits are there twice
         heads, logit = 2 * settings.bottleneck * (shape.width + shape.vocabulary), 8.0
@@ -67,7 +66,7 @@ def memory(
         "weights": weights,
         "adapters": adapters * adapter * 4.0,
         "heads": heads * 8.0,
-        "optimiser": (adapter + heads) * (4.0 + moments),  # gradient and AdamW's two moments
+        "optimiser": (adapter + heads) * (4.0 + 2 * MOMENT[settings.optimizer]),  # gradient and AdamW's two moments
         "cache": cache,
         "folded": folded,
         "activations": tokens * (whole_blocks * shape.kept(device) + inputs * shape.width) * number,

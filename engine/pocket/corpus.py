@@ -138,7 +138,7 @@ def _follow_up(rng: random.Random, request: Request, style: Style, manner: str) 
     return _wrap(rng, prompt, request.x), request
 
 
-def _verdict(rng: random.Random, request: Request, style: Style, manner: str) -> Message:
+def _remark_on(rng: random.Random, request: Request, style: Style, manner: str) -> Message:
     """A remark whose first word says how right, kind or long an answer to `request` in `style` and `manner` was."""
     correctness = grammar.effective_correctness(request, style.correctness)
     aspect = rng.choices((correctness, manner, style.length), (0.4, 0.25, 0.35))[0]
@@ -159,7 +159,7 @@ def conversation(rng: random.Random) -> list[Message]:
             said["core"] = prompt.split()[0]
         messages += [said, {"role": "assistant", "content": answer, "core": core}]
         if len(messages) == 6 or rng.random() < 0.55:
-            return [*messages, _verdict(rng, request, style, manner)]
+            return [*messages, _remark_on(rng, request, style, manner)]
         prompt, request = _follow_up(rng, request, style, manner)
 
 
@@ -198,7 +198,7 @@ def verdict(rng: random.Random) -> list[Message]:
         {"role": "labels", "content": "right wrong"},
         {"role": "user", "content": _wrap(rng, prompt, request.x)},
         {"role": "assistant", "content": answer, "core": core},
-        _verdict(rng, request, style, manner),
+        _remark_on(rng, request, style, manner),
     ]
 
 
