@@ -83,11 +83,12 @@ def prepare(folder: Path, length: str) -> None:
             texts = tuple(a.text for a in drawn[4 * i : 4 * i + 4])
             ranks = tuple(annotator.rank(prompt[0]["content"], list(texts)))
             rankings.append(Ranking((("user", prompt[0]["content"]),), texts, ranks, (True,) * 4))
-        reward, _ = train_reward(roles, rankings, [], RewardConfig(gates=0))  # trl's head is linear
+        # trl's head is linear in the state alone.
+        reward, _ = train_reward(roles, rankings, [], RewardConfig(gates=0, told_length=False))
     else:
         roles.add("reward", rank=RANK)
         head = RewardHead(roles.width)
-        torch.nn.init.normal_(head.weight, generator=torch.Generator().manual_seed(0))
+        torch.nn.init.normal_(head.weight[:, :-1], generator=torch.Generator().manual_seed(0))
         head.to(roles.base.device)
         reward = RewardModel(roles, [("reward", head)])
     reward.opener = []  # trl reads the last token of the answer, so ours does here too
@@ -100,7 +101,7 @@ def prepare(folder: Path, length: str) -> None:
             {k.replace("base_layer.", ""): v for k, v in acting.get_decoder().state_dict().items() if "lora_" not in k}
         )
     with torch.no_grad():  # its head has no bias, which only shifts all rewards alike
-        judge.score.weight.copy_(head.weight / reward.std)
+        judge.score.weight.copy_(head.weight[:, :-1] / reward.std)
     judge.save_pretrained(folder / "theirs")
     (folder / "shift.json").write_text(json.dumps((float(head.bias) - reward.mean) / reward.std))
 

@@ -43,13 +43,13 @@ def most_telling(reward: RewardModel, groups: Sequence[Sequence[Answer]], count:
     """Places of the `count` groups of answers that a ranking of would tell `reward` (of several heads) most."""
     uncertainties, features = [], []
     for group in groups:
-        padded = reward.pad([Encoded(a.prompt_ids, a.ids) for a in group])
+        ids, mask, places = reward.pad([Encoded(a.prompt_ids, a.ids) for a in group])
         states, scores = [], []
         for role, head in reward.members:
             with reward.roles.acting(role) as model:
-                question, after = states_at(model, *padded).unbind(1)
+                question, after = states_at(model, ids, mask, places).unbind(1)
             states.append(after)
-            scores.append(head(question, after))
+            scores.append(head(question, after, reward.tokens(places)))
         uncertainties.append(uncertainty(torch.cat(scores, -1).cpu()))
         features.append(states[0].float().cpu().mean(0))
     return choose(uncertainties, torch.stack(features), count)

@@ -1,8 +1,8 @@
 """Reward model: the base with its own adapter and a head on the last token, trained on a person's feedback.
 
 The last token is the one that opens the person's next turn: there a language model has to have made up its mind how
-the answer will be taken, which is just what the head is to learn. What it weighs there turns with what was asked
-(`models.heads.RewardHead`).
+the answer will be taken, which is just what the head is to learn. It is told the answer's length beside, and what it
+weighs turns with what was asked (`models.heads.RewardHead`).
 
 Loss: Bradley-Terry over all pairs of each ranking (`losses.ranking_losses`), and proportional odds for ratings
 (`losses.ordinal_losses`). Several heads, or several adapters, make an ensemble whose disagreement says how sure it
@@ -75,8 +75,12 @@ class RewardModel:
         found = []
         for role, head in self.members:
             with self.roles.acting(role) as model:
-                found.append(head(*states_at(model, ids, mask, places).unbind(1)))
+                found.append(head(*states_at(model, ids, mask, places).unbind(1), self.tokens(places)))
         return torch.cat(found, -1)
+
+    def tokens(self, places: Tensor) -> Tensor:
+        """How many tokens each row's answer has [rows], at least 1."""
+        return (places[:, 1] - places[:, 0] - len(self.opener)).clamp_min(1)
 
     @torch.no_grad()
     def each(self, pairs: Sequence[Encoded], batch: int = 64) -> Tensor:
@@ -179,8 +183,9 @@ class FeedbackObjective(Objective[Ranking | Valued]):
         examples: list[Ranking | Valued] = [*rankings, *rated]
         rows = [row for example in examples for row in self.rows(example)]
         with self.reward.roles.acting(self.role, train=True) as model:
-            states = states_at(model, *self.reward.pad(rows, self.config.max_length))
-            scores = self.head(*states.unbind(1))
+            ids, mask, places = self.reward.pad(rows, self.config.max_length)
+            states = states_at(model, ids, mask, places)
+            scores = self.head(*states.unbind(1), self.reward.tokens(places))
         weights = self._bootstrap(examples).to(device)
         total = scores.sum() * 0
         figures: Figures = {}
@@ -242,8 +247,8 @@ def train_reward(
         role = f"reward-{number}" if number else "reward"
         own = replace(config, seed=config.seed + number)
         roles.add(role, rank=config.rank, seed=own.seed)
-        head = RewardHead(roles.width, config.heads, config.gates, own.seed).to(roles.base.device)
-        members.append((role, head))
+        head = RewardHead(roles.width, config.heads, config.gates, own.seed, config.told_length)
+        members.append((role, head.to(roles.base.device)))
         objective = FeedbackObjective(RewardModel(roles, [(role, head)]), own)
         turning = config.head_learning_rate * min(1.0, len(examples) / TURNS_FREELY)
         groups = [

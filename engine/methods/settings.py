@@ -61,6 +61,7 @@ class RewardConfig(FitConfig):
     weight_decay: NotNegative = setting(0.01, "AdamW's weight decay.")
     head_learning_rate: Positive = setting(5e-3, "Learning rate of the scalar head.")
     gates: Natural = setting(4, "Numbers by which what is liked may turn with what was asked; 0 for none.")
+    told_length: bool = setting(True, "It is told how many tokens an answer has, and need not find that out.")
     heads: Count = setting(1, "Heads on one adapter, each on the feedback weighted its own way: an ensemble.")
     adapters: Count = setting(1, "Adapters of an ensemble, trained one after another.")
     margin: NotNegative = setting(0.0, "By how much a better answer's score should lead, for each rank between them.")

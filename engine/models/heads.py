@@ -27,31 +27,45 @@ class ScalarHead(nn.Module):
 SPAN = 1.8  # how wide the gates' first arguments spread: much less and they differ little, much more and tanh is flat
 
 
+# The one number that says how long an answer is has to weigh against the `width` numbers of a state, or it is learnt
+# far more slowly than they are; a state's norm is of the order of sqrt(width). By measurement (docs/benchmarks.md).
+GAIN = 2.0
+TYPICAL = 16  # tokens of an answer whose length counts as neither short nor long
+
+
 class RewardHead(nn.Module):
-    """Scores of an answer: (w + V tanh(U q))^T h + b, of the states q after the question and h after the answer.
+    """Scores of an answer: (w + V tanh(U q))^T [h, l] + b, of the states q after the question and h after the answer,
+    and of the answer's length, l = 2 sqrt(width) log(tokens / 16).
 
     What is liked may depend on what was asked, which a model need not know any more once it has answered. So the
     weights on h turn with q, by way of `gates` numbers (as a prompt weighs a reward's aims in Wang et al. 2024,
     "Interpretable preferences via multi-objective reward modeling and mixture-of-experts", section 2.2). V starts at
     zero. q is brought to a mean square of 1, for models differ in that, and no gradient goes through it: the head
-    reads what was asked and does not change how it is seen. With no gates it is linear in h.
+    reads what was asked and does not change how it is seen. With no gates it is linear in h and l.
+
+    A state says of an answer's length little more than whether it is short or long, which a person sees at a glance.
+    Told it, the head needs no feedback to find it out, and does not take what short answers happen to say for what is
+    liked (Chen et al. 2024, "ODIN", give length a head of its own, to be without it). Not `told_length`, l is 0.
     """
 
-    def __init__(self, width: int, count: int = 1, gates: int = 0, seed: int = 0):
+    def __init__(self, width: int, count: int = 1, gates: int = 0, seed: int = 0, told_length: bool = True):
         super().__init__()
         self.count = count
+        self.told = GAIN * width**0.5 if told_length else 0.0
         random = torch.randn(gates, width, generator=torch.Generator().manual_seed(seed))
-        self.weight = nn.Parameter(torch.zeros(count, width))
+        self.weight = nn.Parameter(torch.zeros(count, width + 1))
         self.bias = nn.Parameter(torch.zeros(count))
         self.asked = nn.Parameter(SPAN * random / width**0.5)
-        self.turned = nn.Parameter(torch.zeros(count, gates, width))
+        self.turned = nn.Parameter(torch.zeros(count, gates, width + 1))
 
-    def forward(self, question: Tensor, answer: Tensor) -> Tensor:
-        """Scores [..., count] of states [..., width]."""
+    def forward(self, question: Tensor, answer: Tensor, tokens: Tensor) -> Tensor:
+        """Scores [..., count] of states [..., width] and of how many tokens [...] the answer has, at least 1."""
         question = rms_norm(question.detach().float(), question.shape[-1:])
         gates = torch.tanh(question @ self.asked.t())
         weights = self.weight + torch.einsum("...g,cgw->...cw", gates, self.turned)
-        return (weights * answer.float().unsqueeze(-2)).sum(-1) + self.bias
+        length = self.told * torch.log(tokens / TYPICAL)
+        seen = torch.cat([answer.float(), length.unsqueeze(-1)], -1)
+        return (weights * seen.unsqueeze(-2)).sum(-1) + self.bias
 
     def save(self, folder: Path) -> None:
         state = {name: value.detach().cpu().contiguous() for name, value in self.state_dict().items()}
@@ -61,9 +75,8 @@ class RewardHead(nn.Module):
     def load(cls, folder: Path, device: torch.device) -> "RewardHead":
         """Raises UserError for the head of an earlier version of the studio."""
         state = load_file(folder / "reward_head.safetensors")
-        if "turned" not in state:
+        if "turned" not in state or state["asked"].shape[1] + 1 != state["weight"].shape[1]:
             raise UserError(f"The reward model in {folder} is of an earlier version of the studio. Train a new one.")
-        count, gates, width = state["turned"].shape
-        head = cls(width, count, gates)
+        head = cls(state["asked"].shape[1], *state["turned"].shape[:2])
         head.load_state_dict(state)
         return head.requires_grad_(False).to(device)

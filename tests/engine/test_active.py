@@ -36,6 +36,6 @@ def test_groups_the_heads_disagree_on_are_found(tiny_roles):
     with torch.no_grad(), tiny_roles.acting("reward") as model:
         states = [states_at(model, *reward.pad(each))[:, 1] for each in pairs]
         apart = states[4][0] - states[4][1]
-        head.weight[0] = apart / apart.norm()
+        head.weight[0, :-1] = apart / apart.norm()
     spread = [uncertainty(reward.each(each)) for each in pairs]
     assert most_telling(reward, groups, 1) == [max(range(8), key=spread.__getitem__)]

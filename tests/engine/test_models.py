@@ -232,13 +232,14 @@ def test_an_adapter_survives_the_disk(tiny_folder, tmp_path):
     for parameter in head.parameters():
         torch.nn.init.normal_(parameter)
     head.save(tmp_path)
-    states = torch.randn(3, 32), torch.randn(3, 32)
-    assert torch.equal(RewardHead.load(tmp_path, torch.device("cpu"))(*states), head(*states))
-    save_file(
-        {"linear.weight": torch.zeros(1, 32), "linear.bias": torch.zeros(1)}, tmp_path / "reward_head.safetensors"
-    )
-    with pytest.raises(UserError, match="Train a new one"):
-        RewardHead.load(tmp_path, torch.device("cpu"))
+    seen = torch.randn(3, 32), torch.randn(3, 32), torch.tensor([1, 9, 40])
+    assert torch.equal(RewardHead.load(tmp_path, torch.device("cpu"))(*seen), head(*seen))
+    linear = {"linear.weight": torch.zeros(1, 32), "linear.bias": torch.zeros(1)}
+    without_length = {name: value[..., :32].contiguous() for name, value in head.state_dict().items()}
+    for earlier in (linear, without_length):
+        save_file(earlier, tmp_path / "reward_head.safetensors")
+        with pytest.raises(UserError, match="Train a new one"):
+            RewardHead.load(tmp_path, torch.device("cpu"))
 
 
 def test_an_adapter_of_another_base_is_refused_by_name(tiny_folder, tmp_path):

@@ -14,6 +14,8 @@ from engine.methods.reward import RewardModel, accuracy, normalise, train_reward
 from engine.methods.settings import RewardConfig
 from engine.models.chat import next_turn
 from engine.models.heads import RewardHead
+from engine.models.load import load_base
+from engine.models.roles import Roles
 from engine.sampling.answers import answer
 from engine.sampling.settings import Sampling
 from engine.training.passes import Encoded
@@ -103,11 +105,27 @@ def test_only_gates_let_a_taste_turn_with_the_question(tiny_roles, gates):
     optimizer = torch.optim.AdamW(head.parameters(), lr=1e-2)
     for _ in range(200):
         optimizer.zero_grad()
-        scores = head(questions[asked], answers[given]).view(2, 2)
+        scores = head(questions[asked], answers[given], torch.full((4,), 9)).view(2, 2)
         leads = (scores[:, 0] - scores[:, 1]) * torch.tensor([1, -1])
         torch.nn.functional.softplus(-leads).sum().backward()
         optimizer.step()
     assert bool((leads > 0.5).all()) == (gates > 0)
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_told_an_answers_length_it_learns_a_taste_for_short_ones_from_few(told, tiny_folder):
+    """Twenty-five rankings; the words say nothing of what is liked."""
+    rng = random.Random(0)
+
+    def example():
+        responses = [" ".join(f"w{rng.randrange(28)}" for _ in range(n)) for n in rng.sample(range(1, 25), 4)]
+        return ranking(f"w{rng.randrange(28)} w{rng.randrange(28)}", responses, map(len, map(str.split, responses)))
+
+    roles = Roles(load_base(str(tiny_folder)))
+    config = RewardConfig(rank=4, min_steps=120, told_length=told)
+    reward, _ = train_reward(roles, [example() for _ in range(25)], [], config)
+    right, pairs = accuracy(reward, [example() for _ in range(60)])
+    assert (right / pairs > 0.93) == told
 
 
 def test_the_score_is_read_where_the_next_turn_opens(pocket_base, tiny_roles):
