@@ -26,7 +26,6 @@ class ScalarHead(nn.Module):
 
 SPAN = 1.8  # how wide the gates' first arguments spread: much less and they differ little, much more and tanh is flat
 
-
 # The one number that says how long an answer is has to weigh against the `width` numbers of a state, or it is learnt
 # far more slowly than they are; a state's norm is of the order of sqrt(width). By measurement (docs/benchmarks.md).
 GAIN = 2.0
@@ -45,7 +44,8 @@ class RewardHead(nn.Module):
 
     A state says of an answer's length little more than whether it is short or long, which a person sees at a glance.
     Told it, the head needs no feedback to find it out, and does not take what short answers happen to say for what is
-    liked (Chen et al. 2024, "ODIN", give length a head of its own, to be without it). Not `told_length`, l is 0.
+    liked. (Chen et al. 2024, "ODIN", give length a head of its own as well, but to leave it out.) Without `told_length`
+    l is 0, and so its weights stay.
     """
 
     def __init__(self, width: int, count: int = 1, gates: int = 0, seed: int = 0, told_length: bool = True):
