@@ -4,7 +4,7 @@ Loss: L(theta) = -mean over tokens of log p_theta(x_t | x_<t)   (Radford et al. 
 where the tokens have weights.
 Matrices inside the model step by Muon, whose updates have all singular values alike (Jordan et al. 2024; scaled to
 AdamW's size by Liu et al. 2025, "Muon is scalable for LLM training", section 2.2): on the pocket's corpus the
-loss fell much sooner than with AdamW alone (docs/benchmarks.md). AdamW takes the rest: embeddings, head, norms.
+loss fell much sooner than with AdamW alone (docs/trials.md). AdamW takes the rest: embeddings, head, norms.
 
 Documents of like length share a batch, so that little is spent on padding, and each starts at position 0.
 """
