@@ -25,16 +25,13 @@ class ScalarHead(nn.Module):
 
 
 SPAN = 1.8  # how wide the gates' first arguments spread: much less and they differ little, much more and tanh is flat
-
-# The one number that says how long an answer is has to weigh against the `width` numbers of a state, or it is learnt
-# far more slowly than they are; a state's norm is of the order of sqrt(width). By measurement (docs/benchmarks.md).
-GAIN = 2.0
 TYPICAL = 16  # tokens of an answer whose length counts as neither short nor long
 
 
 class RewardHead(nn.Module):
     """Scores of an answer: (w + V tanh(U q))^T [h, l] + b, of the states q after the question and h after the answer,
-    and of the answer's length, l = 2 sqrt(width) log(tokens / 16).
+    and of the answer's length, l = sqrt(width) log(tokens / 16). (Times sqrt(width), for that one number has to weigh
+    against the `width` numbers of a state, whose norm is of that order, or it is learnt far more slowly than they are.)
 
     What is liked may depend on what was asked, which a model need not know any more once it has answered. So the
     weights on h turn with q, by way of `gates` numbers (as a prompt weighs a reward's aims in Wang et al. 2024,
@@ -48,10 +45,12 @@ class RewardHead(nn.Module):
     l is 0, and so its weights stay.
     """
 
+    told: Tensor  # what the length's logarithm is taken times
+
     def __init__(self, width: int, count: int = 1, gates: int = 0, seed: int = 0, told_length: bool = True):
         super().__init__()
         self.count = count
-        self.told = GAIN * width**0.5 if told_length else 0.0
+        self.register_buffer("told", torch.tensor(width**0.5 if told_length else 0.0))
         random = torch.randn(gates, width, generator=torch.Generator().manual_seed(seed))
         self.weight = nn.Parameter(torch.zeros(count, width + 1))
         self.bias = nn.Parameter(torch.zeros(count))
@@ -75,7 +74,7 @@ class RewardHead(nn.Module):
     def load(cls, folder: Path, device: torch.device) -> "RewardHead":
         """Raises UserError for the head of an earlier version of the studio."""
         state = load_file(folder / "reward_head.safetensors")
-        if "turned" not in state or state["asked"].shape[1] + 1 != state["weight"].shape[1]:
+        if "told" not in state:
             raise UserError(f"The reward model in {folder} is of an earlier version of the studio. Train a new one.")
         head = cls(state["asked"].shape[1], *state["turned"].shape[:2])
         head.load_state_dict(state)

@@ -153,7 +153,7 @@ def test_rewards(family_roles, way):
             hidden = model(input_ids=ids, output_hidden_states=True).hidden_states[-1][0]
         question, after = hidden[len(prompt) - 1], hidden[-1]
         gates = torch.tanh(head.asked @ (question / question.square().mean().sqrt()))
-        length = 2 * roles.width**0.5 * math.log(2 / 16)
+        length = roles.width**0.5 * math.log(2 / 16)
         seen = torch.cat([after, torch.tensor([length])])
         score = (head.weight[0] + gates @ head.turned[0]) @ seen + head.bias[0]
         assert torch.allclose(found, (score - 0.3) / 1.7, rtol=1e-4, atol=1e-4)

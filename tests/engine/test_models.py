@@ -228,15 +228,16 @@ def test_an_adapter_survives_the_disk(tiny_folder, tmp_path):
     again.load("other-name", tmp_path / "version")
     with again.acting("other-name") as model:
         assert torch.equal(plain_logits(model), before)
-    head = RewardHead(32, count=2, gates=3)
-    for parameter in head.parameters():
-        torch.nn.init.normal_(parameter)
-    head.save(tmp_path)
     seen = torch.randn(3, 32), torch.randn(3, 32), torch.tensor([1, 9, 40])
-    assert torch.equal(RewardHead.load(tmp_path, torch.device("cpu"))(*seen), head(*seen))
+    for told_length in (False, True):
+        head = RewardHead(32, count=2, gates=3, told_length=told_length)
+        for parameter in head.parameters():
+            torch.nn.init.normal_(parameter)
+        head.save(tmp_path)
+        assert torch.equal(RewardHead.load(tmp_path, torch.device("cpu"))(*seen), head(*seen))
     linear = {"linear.weight": torch.zeros(1, 32), "linear.bias": torch.zeros(1)}
-    without_length = {name: value[..., :32].contiguous() for name, value in head.state_dict().items()}
-    for earlier in (linear, without_length):
+    turning = {name: value for name, value in head.state_dict().items() if name != "told"}
+    for earlier in (linear, turning):
         save_file(earlier, tmp_path / "reward_head.safetensors")
         with pytest.raises(UserError, match="Train a new one"):
             RewardHead.load(tmp_path, torch.device("cpu"))

@@ -114,7 +114,7 @@ def test_only_gates_let_a_taste_turn_with_the_question(tiny_roles, gates):
 
 @pytest.mark.parametrize("told", [True, False])
 def test_told_an_answers_length_it_learns_a_taste_for_short_ones_from_few(told, tiny_folder):
-    """Twenty-five rankings; the words say nothing of what is liked."""
+    """Fifty rankings; the words say nothing of what is liked."""
     rng = random.Random(0)
 
     def example():
@@ -123,7 +123,7 @@ def test_told_an_answers_length_it_learns_a_taste_for_short_ones_from_few(told, 
 
     roles = Roles(load_base(str(tiny_folder)))
     config = RewardConfig(rank=4, min_steps=120, told_length=told)
-    reward, _ = train_reward(roles, [example() for _ in range(25)], [], config)
+    reward, _ = train_reward(roles, [example() for _ in range(50)], [], config)
     right, pairs = accuracy(reward, [example() for _ in range(60)])
     assert (right / pairs > 0.93) == told
 
