@@ -120,7 +120,7 @@ class OnlineConfig:
     optimizer: Optimizer = setting("adamw", OPTIMIZER)
     final_rate: Share = setting(0.1, "Share of the learning rates that is left at the end, after a linear decay.")
     rank: Count = setting(16, "Rank of the policy's adapter.")
-    kl_coefficient: NotNegative = setting(0.1, "Price of a nat of KL to the reference, at the start.")
+    kl_coefficient: NotNegative = setting(0.15, "Price of a nat of KL to the reference, at the start.")
     kl_target: Positive = setting(3.0, "KL to steer for, nats per answer.")
     # Much shorter, and the KL swings about its target.
     kl_horizon: Positive = setting(1000.0, "How slowly the price of KL is steered, in episodes.")
