@@ -96,6 +96,7 @@ def test_no_serious_accessibility_finding(looked_at, page, theme):
         page.goto(looked_at + path)
         page.locator(".studio").wait_for()
         page.wait_for_timeout(1200)
+        assert page.evaluate("getComputedStyle(document.documentElement).colorScheme") == theme  # of scroll bars
         found = Axe().run(page, context=".studio").response["violations"]
         grave = [v for v in found if v["impact"] in ("serious", "critical")]
         assert not grave, [(path, v["id"], v["nodes"][0]["html"], v["nodes"][0]["failureSummary"]) for v in grave]
