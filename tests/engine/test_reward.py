@@ -153,6 +153,28 @@ def test_scores_are_normalised_on_answers_of_the_starting_policy(tiny_roles):
     assert float(scores.std()) == pytest.approx(1, abs=1e-3)
 
 
+def test_a_policy_whose_answers_differ_little_is_scored_by_the_spread_of_the_base(tiny_roles):
+    for role in ("reward", "policy"):
+        tiny_roles.add(role, rank=4)
+    head = RewardHead(tiny_roles.width)
+    torch.nn.init.normal_(head.weight)
+    reward = RewardModel(tiny_roles, [("reward", head)])
+    prompts = [[{"role": "user", "content": f"w{i}"}] for i in range(20)]
+    sampling, seeds = Sampling(max_new_tokens=6), [7 + i for i in range(20)]
+    narrower = []
+    for scale in (0.02, 0.2, 1.0):  # policies further and further from the base
+        torch.manual_seed(3)
+        for parameter in tiny_roles.parameters("policy"):
+            torch.nn.init.normal_(parameter, 0, scale)
+        reward.mean, reward.std = 0.0, 1.0
+        own, base = (reward.scores(answer(tiny_roles, role, prompts, sampling, seeds)) for role in ("policy", None))
+        normalise(reward, "policy", prompts, sampling, seed=7)
+        wanted = (float(own.mean()), float(max(own.std(), base.std())))
+        assert (reward.mean, reward.std) == pytest.approx(wanted, rel=1e-4)
+        narrower.append(bool(own.std() < base.std()))
+    assert set(narrower) == {True, False}
+
+
 def test_accuracy_counts_every_untied_pair(tiny_roles):
     tiny_roles.add("reward", rank=4)
     head = RewardHead(tiny_roles.width)
