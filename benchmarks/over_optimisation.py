@@ -81,7 +81,7 @@ def main(prefer: str, labels: int, seed: int, updates: int) -> None:
         reward, _ = train_reward(roles, gather_rankings(store), [], RewardConfig(seed=seed))
         store.close()
     conversations = [[{"role": "user", "content": p}] for p in load_prompts("everyday")]
-    normalise(reward, None, conversations[:128], Sampling(), seed)
+    normalise(reward, None, None, conversations[:128], Sampling(), seed)
     roles.add("policy", rank=PPOConfig().rank, seed=seed)
     looking = Looking(roles, reward, annotator)
     config = replace(PPOConfig(), updates=updates, kl_coefficient=0.01, kl_horizon=1e12, seed=seed)

@@ -92,7 +92,7 @@ def prepare(folder: Path, length: str) -> None:
         head.to(roles.base.device)
         reward = RewardModel(roles, [("reward", head)])
     reward.opener = []  # trl reads the last token of the answer, so ours does here too
-    normalise(reward, None, asked("everyday")[:64], Sampling(max_new_tokens=new_tokens(length)), 0)
+    normalise(reward, None, None, asked("everyday")[:64], Sampling(max_new_tokens=new_tokens(length)), 0)
     reward.save(folder / "ours")
     head = reward.members[0][1]
     judge = AutoModelForSequenceClassification.from_pretrained(folder / "base", num_labels=1, dtype=DTYPE)

@@ -55,7 +55,7 @@ class Job:
 
 
 def load_roles(job: Job) -> tuple[Roles, str | None]:
-    """(the base with its adapters, the role that training starts from: "reference", or None for the base)."""
+    """(the base with its adapters, the role that training starts from: "start", or None for the base)."""
     job.context.stage("load", 0, 1)
     set_machine(job.config)
     if begun := job.run["result"].get("precision"):
@@ -73,7 +73,15 @@ def load_roles(job: Job) -> tuple[Roles, str | None]:
     if job.config.recompute == "always":
         roles.recompute()
         give_freed_memory_back()
-    return roles, attach(roles, job.workspace, job.parent, "reference")
+    return roles, attach(roles, job.workspace, job.parent, "start")
+
+
+def reference_of(job: Job, roles: Roles, start: str | None) -> str | None:
+    """The role that a KL penalty keeps the policy near: what the first of these rounds began with, so that round after
+    round does not lead further and further away (Bai et al. 2022, "Training a helpful and harmless assistant with
+    reinforcement learning from human feedback", section 4.1: the KL is to the initial policy)."""
+    first = models.first_of_line(job.store, job.parent)
+    return start if first["id"] == job.parent["id"] else attach(roles, job.workspace, first, "reference")
 
 
 def set_machine(config: RunConfig) -> None:

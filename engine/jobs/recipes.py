@@ -12,7 +12,7 @@ from engine.feedback.examples import split_by_prompt
 from engine.feedback.gather import gather_rankings, gather_valued
 from engine.jobs import questions
 from engine.jobs.config import RunConfig
-from engine.jobs.job import Job, attach, load_roles, set_machine
+from engine.jobs.job import Job, attach, load_roles, reference_of, set_machine
 from engine.methods.dpo import train_dpo
 from engine.methods.function import load_function
 from engine.methods.ilql import train_ilql
@@ -37,7 +37,7 @@ from engine.workspace import Workspace
 MEASURED_FROM = 40  # rankings; with fewer, a reward model learns from all of them
 
 
-def make_reward(job: Job, roles: Roles, start: str | None) -> RewardModel:
+def make_reward(job: Job, roles: Roles, start: str | None, reference: str | None) -> RewardModel:
     """Train a reward model on the store's feedback and keep it as a version; one already made is taken up."""
     done = job.run["result"].get("reward_model")
     if done:
@@ -57,7 +57,7 @@ def make_reward(job: Job, roles: Roles, start: str | None) -> RewardModel:
     report = reward_report(test, ranking_scores(reward, test) if test else [], feedback.judged_twice(job.store))
     sampling = job.config.sampling
     prompts, _ = questions.practised(job.store, roles, job.config, sampling.max_new_tokens)
-    normalise(reward, start, prompts[: job.config.reward.NORMALISED], sampling, job.config.reward.seed)
+    normalise(reward, start, reference, prompts[: job.config.reward.NORMALISED], sampling, job.config.reward.seed)
     facts = {"method": "reward", **figures, "report": report}
     version = models.add_version(job.store, "reward", job.parent, job.run["id"], facts)
     reward.save(job.workspace.model(version))
@@ -149,11 +149,11 @@ def store_comparison(store: Store, before: int, after: int, items: list[Item], r
 
 def run_reward(job: Job) -> None:
     roles, start = load_roles(job)
-    make_reward(job, roles, start)
+    make_reward(job, roles, start, reference_of(job, roles, start))
 
 
-def _online(job: Job, stage: str, roles: Roles, start: str | None, scorer: Scorer) -> None:
-    """PPO or the policy gradient against `scorer`, then the comparison."""
+def _online(job: Job, stage: str, roles: Roles, start: str | None, reference: str | None, scorer: Scorer) -> None:
+    """PPO or the policy gradient against `scorer`, from `start` and near `reference`, then the comparison."""
     settings = getattr(job.config, stage)
     prompts, kept = questions.practised(job.store, roles, job.config, settings.max_new_tokens)
     if settings.select_every:  # what the best policy is chosen by, it must not have practised on
@@ -165,27 +165,29 @@ def _online(job: Job, stage: str, roles: Roles, start: str | None, scorer: Score
     train: Any = train_ppo if stage == "ppo" else train_reinforce
     after = make_policy(
         job, roles, start, stage,
-        lambda folder: train(roles, scorer, prompts, settings, start, job.context, folder, kept, **extra),
+        lambda folder: train(roles, scorer, prompts, settings, reference, job.context, folder, kept, **extra),
     )  # fmt: skip
     compare_with_parent(job, roles, start, after, scorer)
 
 
 def run_ppo(job: Job) -> None:
     roles, start = load_roles(job)
-    _online(job, "ppo", roles, start, find_scorer(job, roles, job.config.ppo))
+    _online(job, "ppo", roles, start, reference_of(job, roles, start), find_scorer(job, roles, job.config.ppo))
 
 
 def run_reinforce(job: Job) -> None:
     roles, start = load_roles(job)
-    _online(job, "reinforce", roles, start, find_scorer(job, roles, job.config.reinforce))
+    scorer = find_scorer(job, roles, job.config.reinforce)
+    _online(job, "reinforce", roles, start, reference_of(job, roles, start), scorer)
 
 
 def run_improve(job: Job) -> None:
     """Reward model, then PPO, then the comparison of before and after."""
     roles, start = load_roles(job)
-    reward = make_reward(job, roles, start)
+    reference = reference_of(job, roles, start)
+    reward = make_reward(job, roles, start, reference)
     reward.pessimism = job.config.ppo.pessimism
-    _online(job, "ppo", roles, start, reward)
+    _online(job, "ppo", roles, start, reference, reward)
 
 
 def _offline(job: Job, stage: str, learn: Callable[[Roles, str | None, Path], dict[str, float]]) -> None:

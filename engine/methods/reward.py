@@ -272,16 +272,21 @@ def train_reward(
 
 
 def normalise(
-    reward: RewardModel, policy_role: str | None, prompts: list[list[Message]], sampling: Sampling, seed: int
+    reward: RewardModel,
+    start: str | None,
+    reference: str | None,
+    prompts: list[list[Message]],
+    sampling: Sampling,
+    seed: int,
 ) -> None:
-    """Set the reward's mean and std so that answers of `policy_role` to `prompts` score mean 0, variance 1.
+    """Set the reward's mean and std so that answers of the role `start` to `prompts` score mean 0, variance 1.
 
-    Where they differ less than those of the base, their variance is below 1 and the base's is 1: a policy that was
-    taught a taste before answers much alike, and the little there is to choose from must not count for all there was.
+    Where they differ less than those of `reference`, these have variance 1 instead: a policy that was taught a taste
+    in an earlier round answers much alike, and the little there is to choose from must not count for all there was.
     """
     drawn = [
         answer(reward.roles, role, prompts, sampling, [seed + i for i in range(len(prompts))])
-        for role in dict.fromkeys((policy_role, None))
+        for role in dict.fromkeys((start, reference))
     ]
     raw = [
         reward.each([Encoded(a.prompt_ids, a.ids) for a in side]).mean(-1) * reward.std + reward.mean for side in drawn

@@ -57,6 +57,22 @@ def get_version(store: Store, version: int | str) -> dict:
     return _parsed(row)
 
 
+ONLINE = ("improve", "ppo", "reinforce")  # methods that a KL penalty keeps near a reference
+
+
+def first_of_line(store: Store, version: dict) -> dict:
+    """What the rounds of PPO or the policy gradient that made `version` one after another began with; `version` itself
+    where another method made it. A deleted one does not count."""
+    found = version
+    while version["parent_id"] and version["facts"].get("method") in ONLINE:
+        row = store.row("SELECT * FROM model_versions WHERE id = ?", version["parent_id"])
+        assert row is not None  # rows of versions are never deleted
+        version = _parsed(row)
+        if not version["deleted"]:
+            found = version
+    return found
+
+
 def list_versions(store: Store, kind: str | None = None) -> list[dict]:
     rows = store.rows("SELECT * FROM model_versions WHERE deleted IS NULL ORDER BY id")
     return [_parsed(r) for r in rows if kind is None or r["kind"] == kind]

@@ -97,11 +97,11 @@ def test_improve_trains_compares_and_records_what_it_did(workspace, store, ranke
     compared = comparisons.list_comparisons(store)[0]
     assert compared["result"]["prompts"] == len(comparisons.items_of(store, compared["id"])) == 4
 
-    # The next round starts from this version, and its reference is this version too.
+    # The next round starts from this version, and its reference is what the first began with.
     second = launch.start(workspace, store, "improve", config, policy["id"])
     assert until(workspace, store, second, ended)["status"] == "finished", launch.log_tail(workspace, second)
-    first_kl = next(m for m in runs.metrics_of(store, second) if m["stage"] == "ppo" and m["name"] == "kl")
-    assert abs(first_kl["value"]) < 1e-3
+    kl = [next(m["value"] for m in runs.metrics_of(store, r) if m["name"] == "kl") for r in (run_id, second)]
+    assert abs(kl[0]) < 1e-4 < 1e-3 < abs(kl[1])
 
 
 def test_a_run_pauses_goes_on_and_stops_with_what_it_has_learned(workspace, store, ranked):

@@ -146,14 +146,14 @@ def test_scores_are_normalised_on_answers_of_the_starting_policy(tiny_roles):
     reward = RewardModel(tiny_roles, [("reward", head)])
     prompts = [[{"role": "user", "content": f"w{i}"}] for i in range(20)]
     sampling = Sampling(max_new_tokens=6)
-    normalise(reward, None, prompts, sampling, seed=7)
+    normalise(reward, None, None, prompts, sampling, seed=7)
     drawn = answer(tiny_roles, None, prompts, sampling, [7 + i for i in range(20)])
     scores = reward.scores(drawn)
     assert scores.mean().abs() < 1e-4
     assert float(scores.std()) == pytest.approx(1, abs=1e-3)
 
 
-def test_a_policy_whose_answers_differ_little_is_scored_by_the_spread_of_the_base(tiny_roles):
+def test_a_policy_whose_answers_differ_little_is_scored_by_the_spread_of_the_reference(tiny_roles):
     for role in ("reward", "policy"):
         tiny_roles.add(role, rank=4)
     head = RewardHead(tiny_roles.width)
@@ -168,7 +168,7 @@ def test_a_policy_whose_answers_differ_little_is_scored_by_the_spread_of_the_bas
             torch.nn.init.normal_(parameter, 0, scale)
         reward.mean, reward.std = 0.0, 1.0
         own, base = (reward.scores(answer(tiny_roles, role, prompts, sampling, seeds)) for role in ("policy", None))
-        normalise(reward, "policy", prompts, sampling, seed=7)
+        normalise(reward, "policy", None, prompts, sampling, seed=7)
         wanted = (float(own.mean()), float(max(own.std(), base.std())))
         assert (reward.mean, reward.std) == pytest.approx(wanted, rel=1e-4)
         narrower.append(bool(own.std() < base.std()))

@@ -6,7 +6,7 @@ import pytest
 
 import engine
 from engine.feedback.gather import gather_rankings
-from engine.store import comparisons, conversations, feedback
+from engine.store import comparisons, conversations, feedback, models, runs
 
 
 @pytest.fixture
@@ -134,6 +134,25 @@ def test_a_vote_given_when_the_sides_are_known_is_kept_and_not_counted(store, ba
     assert [item["choice"] for item in comparisons.items_of(store, comparison)] == ["before", "before", "after"]
     with pytest.raises(engine.UserError, match="no longer there"):
         comparisons.add_vote(store, 10_000, "tie")
+
+
+def test_a_line_of_rounds_is_held_against_what_its_first_began_with(store, base_version):
+    def made_of(parent: int, method: str) -> int:
+        run = runs.add_run(store, method, {}, parent)
+        return models.add_version(store, "policy", models.get_version(store, parent), run, {"method": method})
+
+    def first(version: int) -> int:
+        return models.first_of_line(store, models.get_version(store, version))["id"]
+
+    tuned = made_of(base_version, "sft")
+    rounds = [made_of(tuned, "improve")]
+    rounds += [made_of(rounds[0], "ppo")]
+    rounds += [made_of(rounds[1], "reinforce")]
+    assert [first(v) for v in (base_version, tuned, *rounds)] == [base_version, tuned, tuned, tuned, tuned]
+    other = made_of(rounds[1], "dpo")
+    assert first(other) == other  # another method begins a line of its own
+    store.update("model_versions", tuned, deleted="2026-11-29")
+    assert first(rounds[2]) == rounds[0]
 
 
 def test_two_connections_see_and_write_the_same(workspace, store, asked):
