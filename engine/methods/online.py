@@ -12,6 +12,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from engine.errors import UserError
 from engine.methods import losses
 from engine.methods.settings import OnlineConfig
 from engine.models.chat import Message, decode, encode_prompt
@@ -132,6 +133,7 @@ def train_online(
 
     With `checkpoints`, state is kept there every few updates and when the run is stopped, and taken up again if it is
     there. With `select_every`, the policy that scored best on the `held_out` conversations is the one that remains.
+    Raises UserError where the policy begins further from the reference than `kl_budget`.
     """
     context, config = context or Silent(), config.settled()
     controller = losses.AdaptiveKL(config.kl_coefficient, config.kl_target, config.kl_horizon)
@@ -171,6 +173,11 @@ def train_online(
             controller.coefficient, config, learner.reads_states,
         )  # fmt: skip
         drawn, kl = experience.rollout, float(experience.kl.mean())
+        if update == 0 and 0 < config.kl_budget < kl:
+            raise UserError(
+                f"The policy that this round begins with is {kl:.1f} nats from the reference, further than "
+                f"{stage}.kl_budget allows. Set it higher, or to 0."
+            )
         figures = learner.learn(experience, rng.randrange(2**31))
         figures |= {
             "reward": float(experience.scores.mean()),
