@@ -38,7 +38,8 @@ def row(result: dict) -> str:
         f"{result['kl']:.1f}",
         f"{result['well_formed_before']:.2f} → {result['well_formed']:.2f}",
         f"{result['distinct_before']} → {result['distinct_after']}",
-        f"{result['right_before']:.2f} → {result['right_after']:.2f}",
+        f"{result['right_before']:.2f} → {result['right_after']:.2f}"
+        f" ({result['right_change_low']:+.2f} to {result['right_change_high']:+.2f})",
         f"{result['seconds']['total']:.0f}",
         ", ".join(missed) or "–",
     ]

@@ -1,7 +1,8 @@
 """Win rates that carry their error bar."""
 
 from collections.abc import Sequence
-from math import lgamma, log, sqrt
+from math import inf, lgamma, log, sqrt
+from statistics import fmean, stdev
 
 
 def wilson(wins: float, count: float, z: float = 1.959964) -> tuple[float, float]:
@@ -47,6 +48,17 @@ def win_rate(differences: list[float], tie: float = 1e-9) -> dict[str, float]:
     low, high = wilson(won, len(differences))
     rate = won / len(differences) if differences else 0.5
     return {"win_rate": rate, "win_rate_low": low, "win_rate_high": high}
+
+
+def mean_interval(values: Sequence[float], z: float = 1.959964) -> tuple[float, float]:
+    """The 95% interval of a mean of independent values, such as one difference a prompt, by the normal approximation.
+
+    With fewer than two values it is all numbers.
+    """
+    if len(values) < 2:
+        return -inf, inf
+    middle, spread = fmean(values), z * stdev(values) / sqrt(len(values))
+    return middle - spread, middle + spread
 
 
 def _evidence(wins: float, count: int, share: float) -> float:

@@ -5,10 +5,10 @@ Labelling, the run and the comparison are the ones a person uses, through the st
 
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from engine.errors import UserError
-from engine.evaluation.winrate import wilson_in_groups, wins
+from engine.evaluation.winrate import mean_interval, wilson_in_groups, wins
 from engine.feedback.examples import Ranking
 from engine.feedback.gather import gather_rankings
 from engine.jobs import launch
@@ -124,11 +124,11 @@ def _measure(
 
     Win rate: the mean over prompts of how often an answer after is liked better than one before, ties half; the
     interval is that of prompts, since answers to one are alike. Distinct answers are counted of the first to each
-    prompt, right ones of the factual prompts.
+    prompt, right ones of the factual prompts, whose change has the interval of its mean over these.
     """
     won: list[tuple[float, int]] = []
     good: dict[str, list[bool]] = {"before": [], "after": []}
-    right: dict[str, list[bool]] = {"before": [], "after": []}
+    right: dict[str, list[float]] = {"before": [], "after": []}
     for prompt, *sides in zip(prompts, before, after, strict=True):
         request = understand(prompt)
         read = [[analyse(request, text) for text in side] for side in sides]
@@ -137,8 +137,9 @@ def _measure(
         for name, side in zip(("before", "after"), read, strict=True):
             good[name] += [found.well_formed for found in side]
             if kinds()[request.kind].fact:
-                right[name] += [found.correctness == "right" for found in side]
+                right[name].append(_share([found.correctness == "right" for found in side]))
     low, high = wilson_in_groups(won)
+    change_low, change_high = mean_interval([b - a for a, b in zip(right["before"], right["after"], strict=True)])
     return {
         "win_rate": sum(n for n, _ in won) / sum(count for _, count in won),
         "win_rate_low": low,
@@ -149,10 +150,12 @@ def _measure(
         "distinct_after": len({texts[0] for texts in after}),
         "right_before": _share(right["before"]),
         "right_after": _share(right["after"]),
+        "right_change_low": change_low,
+        "right_change_high": change_high,
     }
 
 
-def _share(found: list[bool]) -> float:
+def _share(found: Sequence[float]) -> float:
     return sum(found) / max(len(found), 1)
 
 

@@ -29,3 +29,13 @@ def test_what_is_outside_the_grammar_loses_and_is_counted():
     assert found["win_rate"] == pytest.approx(0.25)
     assert (found["well_formed_before"], found["well_formed"]) == (1.0, 0.5)
     assert (found["right_before"], found["right_after"]) == (1.0, 0.5)
+
+
+def test_a_change_in_facts_carries_the_interval_of_its_mean_over_questions():
+    """Half of the questions go from right to wrong: -0.5, give or take 1.96 standard errors."""
+    prompts = [FACT, "What is the capital of Spain?", FEELING] * 50
+    before = [["Paris."] * TIMES, ["Madrid."] * TIMES, ["Talk to a friend."] * TIMES] * 50
+    after = [["Rome."] * TIMES, ["Madrid."] * TIMES, ["Talk to a friend."] * TIMES] * 50
+    found = _measure(prompts, before, after, SimulatedAnnotator("terse"))
+    spread = 1.959964 * (0.25 * 100 / 99 / 100) ** 0.5
+    assert (found["right_change_low"], found["right_change_high"]) == pytest.approx((-0.5 - spread, -0.5 + spread))
