@@ -40,7 +40,7 @@ def demo(folder, labels, prefer, seed, settings, errs, rounds, choose, as_json: 
         f"KL {result['kl']:.1f} nats; {result['well_formed']:.0%} well-formed; "
         f"{result['distinct_after']} distinct answers, {result['distinct_before']} before.",
         f"Facts right: {result['right_before']:.0%} before, {result['right_after']:.0%} after "
-        f"(changed by {result['right_change_low']:+.0%} to {result['right_change_high']:+.0%}).",
+        f"(95% interval of the change {result['right_change_low']:+.0%} to {result['right_change_high']:+.0%}).",
         f"Took {result['seconds']['total']:.0f} s.",
         "",
     ]
