@@ -4,8 +4,10 @@ from collections.abc import Sequence
 from math import inf, lgamma, log, sqrt
 from statistics import fmean, stdev
 
+Z = 1.959964  # standard errors on either side that hold 95% of a normal distribution
 
-def wilson(wins: float, count: float, z: float = 1.959964) -> tuple[float, float]:
+
+def wilson(wins: float, count: float, z: float = Z) -> tuple[float, float]:
     """The 95% Wilson score interval of a proportion (Wilson 1927). Half wins (ties) are allowed.
 
     With nothing counted the interval is (0, 1).
@@ -50,14 +52,14 @@ def win_rate(differences: list[float], tie: float = 1e-9) -> dict[str, float]:
     return {"win_rate": rate, "win_rate_low": low, "win_rate_high": high}
 
 
-def mean_interval(values: Sequence[float], z: float = 1.959964) -> tuple[float, float]:
+def mean_interval(values: Sequence[float]) -> tuple[float, float]:
     """The 95% interval of a mean of independent values, such as one difference a prompt, by the normal approximation.
 
     With fewer than two values it is all numbers.
     """
     if len(values) < 2:
         return -inf, inf
-    middle, spread = fmean(values), z * stdev(values) / sqrt(len(values))
+    middle, spread = fmean(values), Z * stdev(values) / sqrt(len(values))
     return middle - spread, middle + spread
 
 
