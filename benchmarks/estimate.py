@@ -27,9 +27,11 @@ CASES: dict[str, tuple[int, int, dict]] = {
     "768 x 8": (768, 8, {}),
     "384 x 12": (384, 12, {}),
     "512 x 6, blocks computed again": (512, 6, {"recompute": "always"}),
+    "768 x 8, blocks computed again": (768, 8, {"recompute": "always"}),
     "512 x 6, bf16": (512, 6, {"precision": "bf16"}),
     "768 x 8, bf16": (768, 8, {"precision": "bf16"}),
     "512 x 6, nf4": (512, 6, {"precision": "nf4"}),
+    "384 x 12, nf4": (384, 12, {"precision": "nf4"}),
 }
 LEARNING = {
     f"{width} x {layers}, {stage}": (width, layers, stage)
@@ -63,6 +65,7 @@ def measure(width: int, layers: int, others: dict) -> dict:
     from engine.machine import give_freed_memory_back, keep_freed_memory
     from engine.methods.ppo import train_ppo
     from engine.models.load import load_base
+    from engine.models.precision import fastest
     from engine.models.roles import Roles
     from engine.models.shape import shape_of
     from engine.prompts import load_prompts
@@ -91,7 +94,8 @@ def measure(width: int, layers: int, others: dict) -> dict:
         train_ppo(roles, Lengths(), prompts, config.ppo)
         taken = time.perf_counter() - started
         measured = (peak() - before) * 2**20
-        estimated = memory(shape, config, "ppo", config.precision, "float32", prompt=13, answer=NEW_TOKENS)
+        usual = fastest(shape, "cpu")  # what an NF4 base computes in
+        estimated = memory(shape, config, "ppo", config.precision, usual, prompt=13, answer=NEW_TOKENS)
     return {"measured": measured, **estimated, "told": told * 1e6, "taken": taken * 1e6}
 
 

@@ -2,10 +2,10 @@
 
     python benchmarks/over_optimisation.py [--prefer warm] [--labels 50] [--seed 0] [--updates 150]
 
-PPO with next to no KL penalty; every few updates held-out prompts are answered and judged by the reward model and by
-the annotator's true taste. One JSON line a look, then one that says what each way to stop costs of the best true win
-rate seen: keeping the look with the highest learned reward (what `ppo.select_every` does), and ending at the first
-look where the KL is above the default `ppo.kl_target` (what `ppo.kl_budget` does).
+PPO with next to no KL penalty; every few updates held-out prompts are answered, several times each, and judged by the
+reward model and by the annotator's true taste. One JSON line a look, then one that says what each way to stop costs of
+the best true win rate seen: keeping the look with the highest learned reward (what `ppo.select_every` does), and ending
+at the first look where the KL is above the default `ppo.kl_target` (what `ppo.kl_budget` does).
 """
 
 import json
@@ -15,7 +15,6 @@ from dataclasses import replace
 import click
 
 import engine
-from engine.evaluation.winrate import win_rate
 from engine.feedback.gather import gather_rankings
 from engine.methods.ppo import train_ppo
 from engine.methods.reward import normalise, train_reward
@@ -23,44 +22,40 @@ from engine.methods.settings import PPOConfig, RewardConfig
 from engine.models.load import load_base
 from engine.models.roles import Roles
 from engine.pocket.annotator import SimulatedAnnotator
-from engine.pocket.corpus import understand
-from engine.pocket.demo import label
-from engine.pocket.grammar import analyse
+from engine.pocket.demo import COMPARED, TIMES, ask, label, measure
 from engine.prompts import load_prompts
-from engine.sampling.answers import answer
 from engine.sampling.settings import Sampling
 from engine.store import models
 from engine.training.context import Silent
 from engine.training.passes import Encoded, whole_log_probs
 
 LOOK_EVERY = 10  # updates
-LOOKED_AT = 160  # held-out prompts
 
 
 class Looking(Silent):
     def __init__(self, roles, reward, annotator):
         self.roles, self.reward, self.annotator = roles, reward, annotator
-        self.conversations = [[{"role": "user", "content": p}] for p in load_prompts("everyday-test")[:LOOKED_AT]]
-        self.seeds = [12345 + i for i in range(LOOKED_AT)]
-        self.before = answer(roles, None, self.conversations, Sampling(), self.seeds)
+        self.prompts = load_prompts("everyday-test")[:COMPARED]
+        self.before = self.asked(None)
         self.looks: list[dict] = []
 
-    def taste(self, answers) -> list[float]:
-        requests = [understand(a.messages[-1]["content"]) for a in answers]
-        return [self.annotator.score(q, analyse(q, a.text)) for q, a in zip(requests, answers, strict=True)]
+    def asked(self, role):
+        return ask(self.roles, role, self.prompts, 0, TIMES)
 
     def metrics(self, name, step, values):
         if step != 1 and step % LOOK_EVERY:
             return
-        after = answer(self.roles, "policy", self.conversations, Sampling(), self.seeds)
-        pairs = [Encoded(a.prompt_ids, a.ids) for a in after]
+        after = self.asked("policy")
+        answers = [a for to_one in after for a in to_one]
+        pairs = [Encoded(a.prompt_ids, a.ids) for a in answers]
         ours, base = (whole_log_probs(self.roles, role, pairs) for role in ("policy", None))
-        apart = [a - b for a, b in zip(self.taste(after), self.taste(self.before), strict=True)]
+        texts = [[[a.text for a in to_one] for to_one in side] for side in (self.before, after)]
+        judged = measure(self.prompts, *texts, self.annotator)
         look = {
             "update": step,
-            "kl": round(sum(a - b for a, b in zip(ours, base, strict=True)) / LOOKED_AT, 3),
-            "learned_reward": round(float(self.reward.scores(after).mean()), 3),
-            **{key: round(value, 4) for key, value in win_rate(apart).items()},
+            "kl": round(sum(a - b for a, b in zip(ours, base, strict=True)) / len(answers), 3),
+            "learned_reward": round(float(self.reward.scores(answers).mean()), 3),
+            **{key: round(judged[key], 4) for key in ("win_rate", "win_rate_low", "win_rate_high")},
         }
         self.looks.append(look)
         click.echo(json.dumps(look))

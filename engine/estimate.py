@@ -10,7 +10,7 @@ from dataclasses import replace
 from itertools import product
 
 from engine.jobs.config import Recompute, RunConfig
-from engine.machine import FOLDED_BYTES, LOGITS, Precision
+from engine.machine import FOLDED_BYTES, LOGITS, MAPPED, Precision
 from engine.models.shape import Shape
 
 PROMPT = 32  # tokens of a prompt, where nothing is known of it
@@ -20,6 +20,9 @@ BYTES = {"float32": 4.0, "bf16": 2.0, "float16": 2.0, "nf4": 0.53}  # a weight; 
 
 # Bytes beside the tensors; on a CPU most are gaps of the C library's allocator (benchmarks/estimate.py, gpu.py).
 WORKSPACES = {"cpu": 77e6, "cuda": 40e6}
+# On a CPU an NF4 weight is unpacked anew for every product, between tensors that are kept; the gaps that this leaves
+# come to so many times the unpacked weights.
+UNPACKED = 1.5
 
 
 def memory(
@@ -77,7 +80,10 @@ def memory(
     # Rollouts and training do not overlap: the peak holds the larger. But on a GPU the cache stays where it is, since
     # the steps recorded there know it by its place.
     peak = answering + training if device == "cuda" else max(answering, training)
-    return {**parts, "total": kept + peak + (0.0 if short else WORKSPACES[device])}
+    beside = WORKSPACES[device]
+    if precision == "nf4" and device == "cpu" and shape.width * shape.inner * number < MAPPED:
+        beside += UNPACKED * inner * number
+    return {**parts, "total": kept + peak + (0.0 if short else beside)}
 
 
 def stages_of(method: str) -> tuple[str, ...]:

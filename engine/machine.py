@@ -10,6 +10,7 @@ import pynvml
 
 Precision = Literal["auto", "float32", "bf16", "float16", "nf4"]
 FOLDED_BYTES = 256 << 20  # of weights that sampling holds twice at most, once with an adapter folded in
+MAPPED = 1 << 25  # bytes from which on a piece of memory goes back to the system when it is freed, come what may
 LOGITS = 1 << 25  # at a time, where the log-probs of given tokens are computed: 128 MB in float32
 
 
@@ -38,7 +39,7 @@ def keep_freed_memory() -> None:
     A training pass asks for the same tens of megabytes again and again. By default each such block goes back to the
     system and comes back as pages that must be cleared, which took a fifth of a PPO update on the pocket model.
     """
-    _set_malloc(mmap_threshold=1 << 25, trim_threshold=2**31 - 1)  # some versions refuse a larger first
+    _set_malloc(mmap_threshold=MAPPED, trim_threshold=2**31 - 1)  # some versions refuse a larger first
 
 
 def give_freed_memory_back() -> None:

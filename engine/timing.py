@@ -26,6 +26,7 @@ LOOKED_BACK = 8  # finished runs among which the most alike is looked for
 # Fitted to runs of models of 2 to 40 million parameters on two cores (benchmarks/estimate.py).
 REACHED = 1.2  # speed of torch's products against that of numpy's one large one
 TOUCHED = 3.5e9  # bytes a second that go through what a block keeps, which is everything but the products
+CLEARED = 0.5e9  # of these, where freed memory goes back at once: it is fetched five times, as pages to be cleared
 BLOCK_PASS, BLOCK_STEP = 2e-3, 0.5e-3  # seconds a block takes in a pass and in a sampling step, however little there is
 THERE_AND_BACK = 2.3  # a pass with gradients against one without; frozen weights take none
 LONGEST = 2.5  # the longest of a batch's answers against their mean
@@ -99,19 +100,27 @@ class Clock:
     def __init__(self, shape: Shape, speed: float, prompt: int = 0, answer: int = 0, recompute: bool = False):
         self.shape, self.speed = shape, speed * REACHED
         self.prompt, self.answer = prompt or PROMPT, answer
-        self.there_and_back = THERE_AND_BACK + recompute  # blocks computed again are one more pass
+        self.recompute = recompute
+
+    def _kept(self, tokens: int) -> float:
+        """Bytes that the blocks keep of so many tokens."""
+        return 4 * tokens * self.shape.layers * self.shape.kept()
 
     def _reading(self, tokens: int, heads: int) -> float:
         """Blocks over so many tokens, and the vocabulary for `heads` of them."""
         blocks = self.shape.parameters - self.shape.embedding
         products = 2 * (tokens * blocks + heads * self.shape.vocabulary * self.shape.width)
-        return products / self.speed + 4 * tokens * self.shape.layers * self.shape.kept() / TOUCHED
+        return products / self.speed + self._kept(tokens) / TOUCHED
 
     def passing(self, rows: int, heads: bool = True, train: bool = False, answers: int = 1) -> float:
         """One pass over `rows` prompts with so many answers to each; with `heads`, to the vocabulary too."""
         answered = answers * self.answer
-        reading = self._reading(rows * (self.prompt + answered), heads * rows * answered)
-        return (reading + self.shape.layers * BLOCK_PASS) * (self.there_and_back if train else 1)
+        tokens = rows * (self.prompt + answered)
+        once = self._reading(tokens, heads * rows * answered) + self.shape.layers * BLOCK_PASS
+        if not train:
+            return once
+        again = once + self._kept(tokens) / CLEARED if self.recompute else 0.0
+        return once * THERE_AND_BACK + again
 
     def answering(self, rows: int, longest: int) -> float:
         """Writing an answer to each of `rows` prompts at once."""

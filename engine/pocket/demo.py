@@ -39,7 +39,7 @@ FIRST = 6  # rankings before active choice begins
 POOL = 4  # prompts looked at for each one chosen
 
 
-def _ask(
+def ask(
     roles: Roles, role: str | None, prompts: list[str], first_seed: int, times: int = ANSWERS
 ) -> list[list[Answer]]:
     """`times` answers to each prompt, with seeds from `first_seed` on."""
@@ -78,11 +78,11 @@ def label(
     prompts = rng.sample(load_prompts("everyday"), len(load_prompts("everyday")))
     first_seed = seed * 1_000_000
     if not active:
-        for answers in _ask(roles, role, prompts[:labels], first_seed):
+        for answers in ask(roles, role, prompts[:labels], first_seed):
             _keep(store, version, annotator, answers)
         return
     done = min(FIRST, labels)
-    for answers in _ask(roles, role, prompts[:done], first_seed):
+    for answers in ask(roles, role, prompts[:done], first_seed):
         _keep(store, version, annotator, answers)
     rest = prompts[done:]
     while done < labels:
@@ -90,7 +90,7 @@ def label(
         reward, _ = train_reward(committee, gather_rankings(store), [], RewardConfig(heads=8, seed=seed))
         wanted = min(done, labels - done)
         pool, rest = rest[: POOL * wanted], rest[POOL * wanted :]
-        groups = _ask(roles, role, pool, first_seed + 10_000 * done)
+        groups = ask(roles, role, pool, first_seed + 10_000 * done)
         chosen = set(most_telling(reward, groups, wanted))
         for i in chosen:
             _keep(store, version, annotator, groups[i])
@@ -104,7 +104,7 @@ def _held_out_accuracy(
     """Share of untied pairs that the reward model orders as the annotator does, on prompts it never saw."""
     prompts = load_prompts("everyday-test")[-CHECKED:]
     rankings = []
-    for prompt, mine in zip(prompts, _ask(roles, None, prompts, 77_000_000 + seed * 10_000), strict=True):
+    for prompt, mine in zip(prompts, ask(roles, None, prompts, 77_000_000 + seed * 10_000), strict=True):
         texts = tuple(a.text for a in mine)
         ended = tuple(a.finish == "stop" for a in mine)
         rankings.append(Ranking((("user", prompt),), texts, tuple(annotator.rank(prompt, list(texts))), ended))
@@ -114,10 +114,10 @@ def _held_out_accuracy(
 
 def _texts(roles: Roles, role: str | None, prompts: list[str]) -> list[list[str]]:
     """`TIMES` answers to each prompt, with seeds that are always the same."""
-    return [[a.text for a in answers] for answers in _ask(roles, role, prompts, 0, TIMES)]
+    return [[a.text for a in answers] for answers in ask(roles, role, prompts, 0, TIMES)]
 
 
-def _measure(
+def measure(
     prompts: list[str], before: list[list[str]], after: list[list[str]], annotator: SimulatedAnnotator
 ) -> dict[str, float]:
     """What the annotator thinks of before and after, several answers to each prompt, and whether sense was kept.
@@ -209,7 +209,7 @@ def run_demo(
         comparison = comparisons.list_comparisons(store)[0]
         after = attach(roles, workspace, models.get_version(store, version), f"after-{number}")
         taught = _texts(roles, after, tested)
-        judged = _measure(tested, untaught, taught, annotator)
+        judged = measure(tested, untaught, taught, annotator)
         reached.append({key: round(judged[key], 4) for key in ("win_rate", "win_rate_low", "win_rate_high")})
         say(f"round {number + 1}: after wins {judged['win_rate']:.0%} by the annotator's own taste")
 

@@ -4,7 +4,7 @@ import pytest
 
 from engine.evaluation.winrate import wilson
 from engine.pocket.annotator import SimulatedAnnotator
-from engine.pocket.demo import TIMES, _measure
+from engine.pocket.demo import TIMES, measure
 
 FACT, FEELING = "What is the capital of France?", "I feel sad."
 
@@ -14,7 +14,7 @@ def test_every_answer_counts_ties_half_and_the_interval_is_of_prompts():
     prompts = [FACT, FEELING] * 20
     before = [["Paris."] * TIMES, ["When you feel sad, it helps to talk to a friend."] * TIMES] * 20
     after = [["Rome."] * TIMES, ["Talk to a friend."] * TIMES] * 20
-    found = _measure(prompts, before, after, SimulatedAnnotator("terse"))
+    found = measure(prompts, before, after, SimulatedAnnotator("terse"))
     assert found["win_rate"] == pytest.approx(0.75)
     low, high = wilson(30, 40)  # as of forty answers, not of forty times eight
     assert high - low > found["win_rate_high"] - found["win_rate_low"] > 0.5 * (high - low)
@@ -25,7 +25,7 @@ def test_every_answer_counts_ties_half_and_the_interval_is_of_prompts():
 def test_what_is_outside_the_grammar_loses_and_is_counted():
     before = [["Paris."] * TIMES]
     after = [["Paris."] * (TIMES // 2) + ["gibberish is"] * (TIMES // 2)]
-    found = _measure([FACT], before, after, SimulatedAnnotator("terse"))
+    found = measure([FACT], before, after, SimulatedAnnotator("terse"))
     assert found["win_rate"] == pytest.approx(0.25)
     assert (found["well_formed_before"], found["well_formed"]) == (1.0, 0.5)
     assert (found["right_before"], found["right_after"]) == (1.0, 0.5)
@@ -36,6 +36,6 @@ def test_a_change_in_facts_carries_the_interval_of_its_mean_over_questions():
     prompts = [FACT, "What is the capital of Spain?", FEELING] * 50
     before = [["Paris."] * TIMES, ["Madrid."] * TIMES, ["Talk to a friend."] * TIMES] * 50
     after = [["Rome."] * TIMES, ["Madrid."] * TIMES, ["Talk to a friend."] * TIMES] * 50
-    found = _measure(prompts, before, after, SimulatedAnnotator("terse"))
+    found = measure(prompts, before, after, SimulatedAnnotator("terse"))
     spread = 1.959964 * (0.25 * 100 / 99 / 100) ** 0.5
     assert (found["right_change_low"], found["right_change_high"]) == pytest.approx((-0.5 - spread, -0.5 + spread))
