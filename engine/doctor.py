@@ -65,11 +65,12 @@ def diagnose(workspace: Workspace) -> dict:
 def _fits(usual: str, free: float, device: str) -> list[dict]:
     """Known models that can be improved here, by the estimate: {"model", "precision", "gigabytes"}.
 
-    The gigabytes are the least it takes, an answer at a time; with more it is faster.
+    The gigabytes are the least it takes, an answer at a time and blocks computed again; with more it is faster.
     """
     fitting = []
     for precision in (usual, "nf4"):
-        config = read_config({"precision": precision, "reward": {"micro_batch": 1}, "ppo": {"micro_batch": 1}})
+        least = {"recompute": "always", "reward": {"micro_batch": 1}, "ppo": {"micro_batch": 1}}
+        config = read_config({"precision": precision, **least})
         for name, shape in KNOWN.items():
             needs = estimate.most(shape, config, estimate.stages_of("improve"), usual, device)
             if needs <= estimate.SPARE * free:

@@ -20,9 +20,6 @@ BYTES = {"float32": 4.0, "bf16": 2.0, "float16": 2.0, "nf4": 0.53}  # a weight; 
 
 # Bytes beside the tensors; on a CPU most are gaps of the C library's allocator (benchmarks/estimate.py, gpu.py).
 WORKSPACES = {"cpu": 77e6, "cuda": 40e6}
-# On a CPU an NF4 weight is unpacked anew for every product, between tensors that are kept; the gaps that this leaves
-# come to so many times the unpacked weights.
-UNPACKED = 1.5
 
 
 def memory(
@@ -82,7 +79,7 @@ def memory(
     peak = answering + training if device == "cuda" else max(answering, training)
     beside = WORKSPACES[device]
     if precision == "nf4" and device == "cpu" and shape.width * shape.inner * number < MAPPED:
-        beside += UNPACKED * inner * number
+        beside += inner * number  # weights are unpacked between tensors that are kept, and leave gaps as large
     return {**parts, "total": kept + peak + (0.0 if short else beside)}
 
 

@@ -7,7 +7,7 @@ from statistics import fmean, stdev
 Z = 1.959964  # standard errors on either side that hold 95% of a normal distribution
 
 
-def wilson(wins: float, count: float, z: float = Z) -> tuple[float, float]:
+def wilson(wins: float, count: float) -> tuple[float, float]:
     """The 95% Wilson score interval of a proportion (Wilson 1927). Half wins (ties) are allowed.
 
     With nothing counted the interval is (0, 1).
@@ -15,9 +15,9 @@ def wilson(wins: float, count: float, z: float = Z) -> tuple[float, float]:
     if count == 0:
         return 0.0, 1.0
     share = wins / count
-    middle = share + z * z / (2 * count)
-    spread = z * sqrt(share * (1 - share) / count + z * z / (4 * count * count))
-    scale = 1 + z * z / count
+    middle = share + Z * Z / (2 * count)
+    spread = Z * sqrt(share * (1 - share) / count + Z * Z / (4 * count * count))
+    scale = 1 + Z * Z / count
     return max(0.0, (middle - spread) / scale), min(1.0, (middle + spread) / scale)
 
 
