@@ -20,6 +20,7 @@ BYTES = {"float32": 4.0, "bf16": 2.0, "float16": 2.0, "nf4": 0.53}  # a weight; 
 
 # Bytes beside the tensors; on a CPU most are gaps of the C library's allocator (benchmarks/estimate.py, gpu.py).
 WORKSPACES = {"cpu": 77e6, "cuda": 40e6}
+LEFT = 0.5  # share of the folded weights that gaps keep after they are gone
 
 
 def memory(
@@ -77,7 +78,7 @@ def memory(
     # Rollouts and training do not overlap: the peak holds the larger. But on a GPU the cache stays where it is, since
     # the steps recorded there know it by its place.
     peak = answering + training if device == "cuda" else max(answering, training)
-    beside = WORKSPACES[device]
+    beside = WORKSPACES[device] + LEFT * folded
     if precision == "nf4" and device == "cpu" and shape.width * shape.inner * number < MAPPED:
         beside += inner * number  # weights are unpacked between tensors that are kept, and leave gaps as large
     return {**parts, "total": kept + peak + (0.0 if short else beside)}
