@@ -41,8 +41,8 @@ class RunConfig:
     )
     recompute: Recompute = setting(
         "auto",
-        "Compute a block again on the way back rather than keep what it did: less memory, a third more time. "
-        "auto does so where nothing else fits.",
+        "Compute a block again on the way back rather than keep what it did: less memory, a third more time, on a CPU "
+        "up to twice the time. auto does so where nothing else fits.",
     )
     tf32: bool = setting(True, "On a GPU that can, float32 products are of numbers rounded to TF32: faster.")
     threads: Natural = setting(0, "CPU threads; 0 for as many as torch finds.")
