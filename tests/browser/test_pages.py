@@ -1,10 +1,12 @@
 """What holds of every page: text stays text, it can be read and reached, and it comes back where it was."""
 
+import io
 import json
 import re
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
+from PIL import Image
 
 import engine
 from studio.pages import PAGES
@@ -100,6 +102,26 @@ def test_no_serious_accessibility_finding(looked_at, page, theme):
         found = Axe().run(page, context=".studio").response["violations"]
         grave = [v for v in found if v["impact"] in ("serious", "critical")]
         assert not grave, [(path, v["id"], v["nodes"][0]["html"], v["nodes"][0]["failureSummary"]) for v in grave]
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_a_tick_can_be_seen(looked_at, page, theme):
+    page.add_init_script(f"localStorage.setItem('theme', '{theme}')")
+    page.goto(f"{looked_at}/train")
+    page.locator(".studio").wait_for()
+    page.wait_for_timeout(1200)
+    page.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
+    box = page.locator(".one-setting input[type=checkbox]").first
+    ticked, empty = (_pixels(box, on) for on in (True, False))
+    assert sum(abs(a - b) > 60 for a, b in zip(ticked, empty, strict=True)) > 120  # of 256 red, green and blue
+
+
+def _pixels(box, on) -> bytes:
+    """The colours of a box to tick, put `on` or off, with nothing that comes of being in focus or pointed at."""
+    box.set_checked(on)
+    box.blur()
+    box.page.mouse.move(0, 0)
+    return Image.open(io.BytesIO(box.screenshot())).convert("RGB").tobytes()
 
 
 def test_every_page_speaks_chinese_and_fits_a_telephone(looked_at, page):
