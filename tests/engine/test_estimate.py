@@ -200,7 +200,7 @@ def test_a_run_in_half_the_time_is_told_so(store, cache):
     precisions.remember(shape, "cpu", {"float32": 0.4, "bf16": 0.2})
     assert told(precision="bf16") == pytest.approx(told(precision="float32") / 2)
     assert told(precision="nf4") == told(precision="bf16")  # which it computes in
-    assert told(recompute="always") > told()
+    assert 1.5 < told(recompute="always") / told() < 2.2  # Llamas of 512 x 6 and 768 x 8 took 1.9 to 2.1 times as long
 
 
 def test_blocks_computed_again_are_told_as_one_more_pass_in_memory_that_is_fetched_anew():
