@@ -95,7 +95,7 @@ def rollouts(peers: bool) -> None:
         prompts = torch.randint(3, 1000, (ROWS, PROMPT)).tolist()
 
         def ours(roles=roles, prompts=prompts) -> None:
-            with roles.answering("policy") as model:
+            with roles.acting("policy") as model:
                 rollout(model, prompts, 0, [], Sampling(max_new_tokens=NEW), list(range(ROWS)))
 
         step, bound = seconds(ours) / NEW, bytes_read(roles.base.model) / speed

@@ -96,7 +96,7 @@ def prepare(folder: Path, length: str) -> None:
     reward.save(folder / "ours")
     head = reward.members[0][1]
     judge = AutoModelForSequenceClassification.from_pretrained(folder / "base", num_labels=1, dtype=DTYPE)
-    with roles.answering("reward") as acting:
+    with roles.acting("reward") as acting:
         judge.get_decoder().load_state_dict(
             {k.replace("base_layer.", ""): v for k, v in acting.get_decoder().state_dict().items() if "lora_" not in k}
         )

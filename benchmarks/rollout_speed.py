@@ -49,7 +49,7 @@ def main(rounds: int) -> None:
     stops, pad = stop_ids(base), tokenizer.pad_token_id
 
     def ours() -> int:
-        with roles.answering("policy") as model:
+        with roles.acting("policy") as model:
             drawn = rollout(model, prompts, pad, stops, Sampling(max_new_tokens=LONGEST), list(range(ROWS)))
         return int(drawn.response_mask.sum())
 

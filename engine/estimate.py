@@ -10,7 +10,7 @@ from dataclasses import replace
 from itertools import product
 
 from engine.jobs.config import Recompute, RunConfig
-from engine.machine import FOLDED_BYTES, LOGITS, MAPPED, Precision
+from engine.machine import LOGITS, MAPPED, PACKED_BYTES, Precision
 from engine.models.shape import Shape
 
 PROMPT = 32  # tokens of a prompt, where nothing is known of it
@@ -20,7 +20,7 @@ BYTES = {"float32": 4.0, "bf16": 2.0, "float16": 2.0, "nf4": 0.53}  # a weight; 
 
 # Bytes beside the tensors; on a CPU most are gaps of the C library's allocator (benchmarks/estimate.py, gpu.py).
 WORKSPACES = {"cpu": 77e6, "cuda": 40e6}
-LEFT = 0.5  # share of the folded weights that gaps keep after they are gone
+LEFT = 0.5  # share of the packed weights that gaps keep after they are gone
 
 
 def memory(
@@ -55,9 +55,9 @@ def memory(
         adapters, cache = 1, 0.0
     examples = min(examples, settings.micro_batch or examples)
     tokens = examples * (prompt + answers * answer)  # answers to one prompt share it
-    short = config.recompute == "always"  # of memory: nothing is folded, and what is freed goes back at once
-    folds = online and device == "cpu" and precision == "float32" and inner * number <= FOLDED_BYTES and not short
-    folded = inner * number if folds else 0.0
+    short = config.recompute == "always"  # of memory: nothing is packed, and what is freed goes back at once
+    packs = online and device == "cpu" and precision == "float32" and inner * number <= PACKED_BYTES and not short
+    packed = (inner + shape.vocabulary * shape.width) * number if packs else 0.0  # `sampling.packed`
     heads, logit = 0, 4.0
     if stage == "ilql":  # two heads over the vocabulary, each with a slow copy; going back, logits are there twice
         heads, logit = 2 * settings.bottleneck * (shape.width + shape.vocabulary), 8.0
@@ -69,16 +69,16 @@ def memory(
         "heads": heads * 8.0,
         "optimiser": (adapter + heads) * (4.0 + 2 * MOMENT[settings.optimizer]),  # gradient and AdamW's two moments
         "cache": cache,
-        "folded": folded,
+        "packed": packed,
         "activations": tokens * (whole_blocks * shape.kept(device) + inputs * shape.width) * number,
         "logits": 0.0 if stage == "reward" else min(examples * answers * answer * shape.vocabulary, LOGITS) * logit,
     }
     kept = parts["weights"] + parts["adapters"] + parts["heads"] + parts["optimiser"]
-    answering, training = parts["cache"] + parts["folded"], parts["activations"] + parts["logits"]
+    answering, training = parts["cache"] + parts["packed"], parts["activations"] + parts["logits"]
     # Rollouts and training do not overlap: the peak holds the larger. But on a GPU the cache stays where it is, since
     # the steps recorded there know it by its place.
     peak = answering + training if device == "cuda" else max(answering, training)
-    beside = WORKSPACES[device] + LEFT * folded
+    beside = WORKSPACES[device] + LEFT * packed
     if precision == "nf4" and device == "cpu" and shape.width * shape.inner * number < MAPPED:
         beside += inner * number  # weights are unpacked between tensors that are kept, and leave gaps as large
     return {**parts, "total": kept + peak + (0.0 if short else beside)}

@@ -9,7 +9,7 @@ import psutil
 import pynvml
 
 Precision = Literal["auto", "float32", "bf16", "float16", "nf4"]
-FOLDED_BYTES = 256 << 20  # of weights that sampling holds twice at most, once with an adapter folded in
+PACKED_BYTES = 256 << 20  # of weights that sampling holds twice at most, once laid out for its steps
 MAPPED = 1 << 25  # bytes from which on a piece of memory goes back to the system when it is freed, come what may
 LOGITS = 1 << 25  # at a time, where the log-probs of given tokens are computed: 128 MB in float32
 

@@ -84,7 +84,7 @@ def gather(
     """Answer `prompts` (the token ids of `conversations`) with the policy and score the answers."""
     sampling = Sampling(temperature=config.temperature, max_new_tokens=config.max_new_tokens)
     pad, stop = roles.tokenizer.pad_token_id, stop_ids(roles.base)
-    with roles.answering("policy") as model:
+    with roles.acting("policy") as model:
         drawn = rollout(model, prompts, pad, stop, sampling, seeds, keep_states)
     everything = torch.arange(len(prompts), device=roles.base.device)
     with roles.acting(reference) as model:

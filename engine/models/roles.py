@@ -17,7 +17,6 @@ from safetensors.torch import save_file
 from torch import nn
 
 from engine.errors import UserError
-from engine.machine import FOLDED_BYTES
 from engine.models.load import Base
 from engine.models.lora import make_lean
 from engine.models.recompute import recompute
@@ -35,7 +34,6 @@ class Roles:
         self._weights: dict[str, list[nn.Parameter]] = {}  # each role's own
         self._now: str | None = None  # the role that the layers compute
         self._learning: set[str] = set()  # roles whose weights take gradients
-        self._short = False  # of memory
 
     @property
     def tokenizer(self):
@@ -130,8 +128,7 @@ class Roles:
         self._let_learn()
 
     def recompute(self) -> None:
-        """From now on compute the blocks again on the way back, as the role that they were, and fold no adapter."""
-        self._short = True
+        """From now on compute the blocks again on the way back, as the role that they were."""
         recompute(self.base.model, self._as_now)
 
     def _as_now(self) -> Callable[[], AbstractContextManager]:
@@ -181,33 +178,6 @@ class Roles:
             yield model
         finally:
             handle.remove()
-
-    @contextmanager
-    def answering(self, role: str | None) -> Iterator[nn.Module]:
-        """Like `acting`, for sampling: small float32 weights take the adapter in, which saves most of a step's calls.
-
-        The weights themselves are put aside, not computed back, so they are the same to the bit afterwards. Wide
-        models gain little from it and would be held twice, which is too much where memory is short; rounding bf16 or
-        NF4 again would change what is sampled.
-        """
-        with self.acting(role) as model:
-            # On a GPU a step is recorded, for weights that stay where they are.
-            fold = role and not self._short and self.base.device.type == "cpu"
-            layers: list[Any] = self._layers if fold else []
-            weights: list[Any] = [getattr(layer.get_base_layer(), "weight", None) for layer in layers]
-            whole = all(w is not None and w.dtype == torch.float32 for w in weights)  # a mixture's experts have none
-            if not whole or sum(w.nbytes for w in weights) > FOLDED_BYTES:
-                layers, weights = [], []
-            kept = [weight.data for weight in weights]
-            try:
-                for layer, weight in zip(layers, weights, strict=True):
-                    weight.data = weight.data + layer.get_delta_weight(role)
-                if layers:
-                    self._switch(None)
-                yield model
-            finally:
-                for weight, data in zip(weights, kept, strict=True):
-                    weight.data = data
 
     def save(self, role: str, folder: Path, meta: dict) -> None:
         """Write the adapter and what it belongs to. `meta` goes into studio.json beside it."""

@@ -37,7 +37,7 @@ def answer(
     found: dict[int, Answer] = {}
     for start in range(0, len(order), batch):
         index = order[start : start + batch]
-        with roles.answering(role) as model:
+        with roles.acting(role) as model:
             drawn = rollout(
                 model,
                 [prompts[i] for i in index],

@@ -17,7 +17,7 @@ from torch import Tensor
 from engine.models.graphs import record
 from engine.sampling.blocks import Turns, norm
 from engine.sampling.stacked import Stacks
-from engine.sampling.steps import OwnSteps
+from engine.sampling.steps import Head, OwnSteps
 
 log = logging.getLogger("engine")
 
@@ -119,6 +119,7 @@ def _room(model: Any, rows: int, columns: int, like: Tensor) -> Room:
 class RecordedSteps:
     """By a recorded step, going on from prompts that the model's own pass has read. One batch of a model at a time."""
 
+    head: Head = None
     leaving, ahead = 0.5, True  # what is played has fixed sizes, and reading the weights takes most of the time
 
     def __init__(self, own: OwnSteps, room: int):

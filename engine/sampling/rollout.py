@@ -148,7 +148,8 @@ def decode_steps(
     rows = list(range(len(prompts)))  # which row stands in each place
     places = rows  # those whose rows are still going
     for step in range(sampling.max_new_tokens):
-        tokens, log_probs = draw(logits_of(model, hidden), uniform[:, step], sampling)
+        logits = steps.head(hidden) if steps.head else logits_of(model, hidden)
+        tokens, log_probs = draw(logits, uniform[:, step], sampling)
         numbers = _on_its_way(torch.stack([tokens.double(), log_probs.double()]))
         last = step + 1 == sampling.max_new_tokens
         after = steps.next(tokens) if steps.ahead and not last else None

@@ -95,7 +95,7 @@ class Stacks:
 
     def _weights(self) -> list[tuple[int, int, int]]:
         """Which linear layers the model has, where their weights lie and how large their adapters are: an adapter that
-        comes first or goes last replaces the layers, and one that is folded in the weights."""
+        comes first or goes last replaces the layers."""
         return [(id(layer), base_of(layer).weight.data_ptr(), _ranks([layer])) for layer in linears(self.layers)]
 
     def still_fit(self) -> bool:

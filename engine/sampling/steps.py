@@ -1,16 +1,20 @@
 """The pass that gives one more token to every row: the model's own, or the same in far fewer calls.
 
 The model's own copies the whole cache to make it a token longer. `LeanSteps` does the arithmetic of `blocks` on a cache
-with room for the whole answer.
+with room for the whole answer, a small model's with weights laid out for it (`packed`).
 """
 
+from collections.abc import Callable
 from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
 
-from engine.sampling.blocks import Block, Turns, norm
+from engine.sampling.blocks import Block, Linears, Turns, norm
+from engine.sampling.packed import Packed, packed_head, packs
+
+Head = Callable[[Tensor], Tensor] | None
 
 
 class Steps(Protocol):
@@ -18,6 +22,7 @@ class Steps(Protocol):
 
     leaving: float  # share of the rows still going at which the others are worth taking out
     ahead: bool  # whether the device goes on computing while the host looks at what it has
+    head: Head  # what gives logits faster than the model's own head, where there is one
 
     def next(self, tokens: Tensor) -> Tensor:
         """The last hidden states [rows, width] after `tokens` [rows], each row's newest."""
@@ -32,6 +37,7 @@ class OwnSteps:
     """By the model's own forward pass."""
 
     leaving, ahead = 0.75, False  # leaving costs a copy of the cache
+    head: Head = None
 
     def __init__(self, model: Any, ids: Tensor, mask: Tensor):
         self.model, self.mask = model, mask
@@ -61,11 +67,15 @@ class OwnSteps:
 class LeanSteps:
     """By the arithmetic of Llama-like blocks, going on from prompts that the model's own pass has read."""
 
-    leaving, ahead = OwnSteps.leaving, False
+    ahead = False
 
     def __init__(self, own: OwnSteps, room: int):
-        decoder = own.model.get_decoder()
-        self.embed, self.norm, self.blocks = decoder.embed_tokens, decoder.norm, list(map(Block, decoder.layers))
+        decoder, packing = own.model.get_decoder(), packs(own.model)
+        self.embed, self.norm = decoder.embed_tokens, decoder.norm
+        self.blocks = [Block(block, Packed if packing else Linears) for block in decoder.layers]
+        self.head: Head = packed_head(own.model) if packing else None
+        # oneDNN sets itself up for every number of rows, so there had better be few.
+        self.leaving = 0.5 if packing else OwnSteps.leaving
         self.width = own.mask.shape[-1]  # of the cache, so far
         self.positions = own.positions[:, -1]
         self.mask = nn.functional.pad(own.mask, (0, room), value=True)

@@ -81,7 +81,7 @@ class Worker:
         stops = stop_ids(roles.base)
         tokens: list[list[int]] = [[] for _ in seeds]
         last = 0.0
-        with roles.answering(role) as model:
+        with roles.acting(role) as model:
             steps = decode_steps(model, [prompt] * len(seeds), roles.tokenizer.pad_token_id, stops, sampling, seeds)
             for step in steps:
                 for row, token in zip(step.rows, step.tokens, strict=True):

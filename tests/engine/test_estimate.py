@@ -153,11 +153,11 @@ def test_on_a_cpu_nf4_is_told_the_gaps_that_unpacked_weights_leave_and_no_others
     assert beside("Qwen2.5-0.5B", {"recompute": "always"}) == pytest.approx(0, abs=1)
 
 
-def test_what_was_folded_leaves_half_of_its_room_in_gaps(pocket_base):
+def test_what_was_packed_leaves_half_of_its_room_in_gaps(pocket_base):
     told = estimate.memory(shape_of(pocket_base.path), read_config({}), "ppo", "float32")
     held = sum(told[part] for part in ("weights", "adapters", "optimiser", "activations", "logits"))
-    assert told["folded"] > 0 and told["activations"] > told["folded"] + told["cache"]
-    assert told["total"] == pytest.approx(held + estimate.WORKSPACES["cpu"] + told["folded"] / 2)
+    assert told["packed"] > 0 and told["activations"] > told["packed"] + told["cache"]
+    assert told["total"] == pytest.approx(held + estimate.WORKSPACES["cpu"] + told["packed"] / 2)
 
 
 def test_moments_in_8_bits_are_counted_as_such():

@@ -21,7 +21,9 @@ from engine.models.layout import lay_out
 from engine.models.load import load_base
 from engine.models.roles import Roles
 from engine.models.token_log_probs import token_log_probs
-from engine.sampling import ways
+from engine.sampling import packed, ways
+from engine.sampling.blocks import Linears
+from engine.sampling.packed import Packed
 from engine.sampling.recorded import RecordedSteps
 from engine.sampling.rollout import rollout
 from engine.sampling.settings import Sampling
@@ -197,7 +199,7 @@ def test_log_probs_of_families_that_keep_more_than_keys_or_choose_among_experts(
     roles = Roles(load_base(str(tmp_path)))
     roles.add("policy", rank=4)
     shake(roles, "policy")
-    with torch.no_grad(), roles.answering("policy") as model:
+    with torch.no_grad(), roles.acting("policy") as model:
         drawn = rollout(model, PROMPTS, 0, [2, *range(20, 30)], Sampling(max_new_tokens=12), list(range(len(PROMPTS))))
     lengths = drawn.response_mask.sum(-1)
     assert lengths.unique().numel() > 1  # rows left the batch
@@ -377,7 +379,7 @@ def test_a_model_that_nobody_needs_leaves_memory_though_it_has_answered(monkeypa
 
 
 @pytest.mark.parametrize("precision", ["float32", "bf16", "float16", "nf4"])
-def test_what_was_learned_is_in_every_pass(tiny_folder, precision, kind, monkeypatch):
+def test_what_was_learned_is_in_every_pass(tiny_folder, precision, kind):
     """No pass goes by weights of before a step, whatever it keeps of them."""
     roles = Roles(load_base(str(tiny_folder), precision))
     roles.add("policy", rank=4)
@@ -385,8 +387,6 @@ def test_what_was_learned_is_in_every_pass(tiny_folder, precision, kind, monkeyp
     learner, asked = PPO(roles, config), [[{"role": "user", "content": "w1"}]] * len(PROMPTS)
     scorer = TokenScorer(lambda ids: float(sum(ids) % 7))
     for update in range(2):
-        acting = roles.acting if kind is RecordedSteps else roles.answering  # folded weights are for CPUs
-        monkeypatch.setattr(roles, "answering", acting)
         batch = gather(roles, None, scorer, asked, PROMPTS, list(range(len(PROMPTS))), 0.1, config)
         with torch.no_grad():
             now, _ = learner.passes(batch, torch.arange(len(PROMPTS)))
@@ -421,14 +421,40 @@ def test_lean_steps_of_a_model_with_an_adapter_are_its_own(tiny_folder, precisio
     shake(roles, "policy")
     ids = torch.arange(3, 11).view(2, 4)
     bound = {"bf16": 0.03, "float16": 0.005}.get(precision, 1e-4)
-    found = {}
-    for name in ("acting", "answering"):  # the adapter on, or folded into the weights where that can be
-        with torch.no_grad(), getattr(roles, name)("policy") as model:
-            _, steps = steps_of(model, ids, torch.ones_like(ids).bool(), 2)
-            assert isinstance(steps, kind)
-            expected = OwnSteps(model, ids, torch.ones_like(ids).bool()).next(ids[:, 0])
-            found[name] = steps.next(ids[:, 0])
-            assert torch.allclose(found[name], expected, atol=bound * float(expected.abs().max()))
+    with torch.no_grad(), roles.acting("policy") as model:
+        _, steps = steps_of(model, ids, torch.ones_like(ids).bool(), 2)
+        assert isinstance(steps, kind)
+        expected = OwnSteps(model, ids, torch.ones_like(ids).bool()).next(ids[:, 0])
+        found = steps.next(ids[:, 0])
+        assert torch.allclose(found, expected, atol=bound * float(expected.abs().max()))
     with torch.no_grad(), roles.acting(None) as model:
         base = steps_of(model, ids, torch.ones_like(ids).bool(), 2)[1].next(ids[:, 0])
-    assert (found["acting"] - base).norm() > 0.1 * base.norm()  # the adapter matters
+    assert (found - base).norm() > 0.1 * base.norm()  # the adapter matters
+
+
+def test_small_float32_models_are_packed_and_no_others(tiny_folder, monkeypatch):
+    def kinds(precision, short=False):
+        roles = Roles(load_base(str(tiny_folder), precision))
+        roles.add("policy", rank=4)
+        if short:
+            roles.recompute()
+        ids = torch.arange(3, 11).view(2, 4)
+        with torch.no_grad(), roles.acting("policy") as model:
+            steps = LeanSteps(OwnSteps(model, ids, torch.ones_like(ids).bool()), 2)
+        return {type(part) for block in steps.blocks for part in block.linears}, steps.head is not None
+
+    assert kinds("float32") == ({Packed}, True)
+    assert kinds("bf16") == kinds("nf4") == kinds("float32", short=True) == ({Linears}, False)
+    monkeypatch.setattr(packed, "PACKED_BYTES", 100)
+    assert kinds("float32") == ({Linears}, False)
+
+
+def test_a_packed_head_gives_the_models_logits_and_steps_aside_where_there_is_more_to_them(tiny_roles):
+    model, hidden = tiny_roles.base.model, torch.randn(3, tiny_roles.width)
+    with torch.no_grad():
+        assert torch.allclose(packed.packed_head(model)(hidden), states.logits_of(model, hidden), atol=1e-5)
+    handle = model.get_output_embeddings().register_forward_hook(lambda _, inputs, out: out + 1)  # as a shift does
+    assert packed.packed_head(model) is None
+    handle.remove()
+    model.config.final_logit_softcapping = 2.0
+    assert packed.packed_head(model) is None

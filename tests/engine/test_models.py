@@ -128,19 +128,6 @@ def test_norms_are_fused_where_it_is_the_same(family, fused):
     assert sum(kind.__name__.endswith("RMSNorm") and kind.__qualname__.endswith("Fused") for kind in kinds) == fused
 
 
-def test_answering_is_acting_faster_and_leaves_the_weights_as_they_were(family_roles):
-    shake(family_roles, "policy")
-    before = {n: p.clone() for n, p in family_roles.peft.named_parameters()}
-    with family_roles.acting("policy") as model:
-        acted = plain_logits(model)
-    with family_roles.answering("policy") as model:
-        answered = plain_logits(model)
-    assert torch.allclose(answered, acted, atol=1e-5)
-    assert all(torch.equal(p, before[n]) for n, p in family_roles.peft.named_parameters())
-    with family_roles.acting("policy") as model:
-        assert torch.equal(plain_logits(model), acted)
-
-
 def test_a_lean_adapter_computes_what_pefts_own_does(family_roles):
     family_roles.add("other", rank=4, seed=1)
     shake(family_roles, "policy")

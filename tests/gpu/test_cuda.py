@@ -51,7 +51,7 @@ def pocket(precision: str) -> Roles:
 
 def drawn_by(roles: Roles):
     prompts = [encode_prompt(roles.tokenizer, c) for c in ASKED]
-    with roles.answering("policy") as model:
+    with roles.acting("policy") as model:
         sampling = Sampling(max_new_tokens=40)
         return rollout(model, prompts, roles.tokenizer.pad_token_id, [roles.tokenizer.eos_token_id], sampling,
                        list(range(len(prompts))))  # fmt: skip
