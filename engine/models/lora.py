@@ -5,6 +5,7 @@ products are added in place and only x and x A^T are kept, in the precision that
 float32 too). Same result and gradients to rounding. An NF4 weight is unpacked once on either way.
 """
 
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
@@ -24,6 +25,23 @@ def _unpacked(layer: Any, dtype: torch.dtype) -> Tensor:
     return dequantize_4bit(layer.weight.data, layer.weight.quant_state).to(dtype)
 
 
+def product(x: Tensor, layer: nn.Module, a: Tensor, b: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    """(y [tokens, out], x A^T [tokens, rank]), all in the precision of x [tokens, in]."""
+    low = x @ a.t()
+    return layer(x).addmm_(low, b.t(), alpha=scale), low
+
+
+def product_back(
+    out: Tensor, x: Tensor, low: Tensor, layer: Any, a: Tensor, b: Tensor, scale: float, needed: Sequence[bool]
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """The gradients of x, a and b that are `needed`, from that of y, `out`; those of a and b in float32."""
+    into_low = (out @ b).mul_(scale)
+    into_x = (out @ _unpacked(layer, out.dtype)).addmm_(into_low, a) if needed[0] else None
+    into_a = (into_low.t() @ x).float() if needed[1] else None
+    into_b = (out.t() @ low).float().mul_(scale) if needed[2] else None
+    return into_x, into_a, into_b
+
+
 class LoraProduct(torch.autograd.Function):
     """x [tokens, in], a linear layer whose weights take no gradient, a [rank, in], b [out, rank] -> [tokens, out].
 
@@ -33,19 +51,16 @@ class LoraProduct(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, layer: nn.Module, a: Tensor, b: Tensor, scale: float) -> Tensor:
         a, b = a.to(x.dtype), b.to(x.dtype)
-        low = x @ a.t()
-        ctx.save_for_backward(x, a, b, low)
+        y, low = product(x, layer, a, b, scale)
+        ctx.save_for_backward(x, low, a, b)
         ctx.layer, ctx.scale = layer, scale
-        return layer(x).addmm_(low, b.t(), alpha=scale)
+        return y
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        x, a, b, low = ctx.saved_tensors
-        out = gradients[0]
-        into_low = (out @ b).mul_(ctx.scale)
-        into_x = (out @ _unpacked(ctx.layer, out.dtype)).addmm_(into_low, a) if ctx.needs_input_grad[0] else None
-        into_a = (into_low.t() @ x).float() if ctx.needs_input_grad[2] else None
-        into_b = (out.t() @ low).float().mul_(ctx.scale) if ctx.needs_input_grad[3] else None
+        x, low, a, b = ctx.saved_tensors
+        needed = [ctx.needs_input_grad[i] for i in (0, 2, 3)]
+        into_x, into_a, into_b = product_back(gradients[0], x, low, ctx.layer, a, b, ctx.scale, needed)
         return into_x, None, into_a, into_b, None
 
 
@@ -56,15 +71,20 @@ def lean(kind: Any) -> Any:
     class Lean(kind):
         lean = True
 
+        def alone(self, dtype: torch.dtype) -> tuple[Tensor, Tensor, float] | None:
+            """(A, B, scale) of the one adapter that it computes of numbers of `dtype`; None where there is not one."""
+            names = [name for name in self.active_adapters if name in self.lora_A]
+            if self.disable_adapters or self.merged or len(names) != 1 or dtype not in LEAN:
+                return None
+            return self.lora_A[names[0]].weight, self.lora_B[names[0]].weight, self.scaling[names[0]]
+
         def forward(self, x: Tensor, *args: Any, **options: Any) -> Tensor:
             if self.disable_adapters and not self.merged:
                 return self.base_layer(x)
-            active = [name for name in self.active_adapters if name in self.lora_A]
-            if self.merged or args or options or len(active) != 1 or x.dtype not in LEAN:
+            adapter = self.alone(x.dtype)
+            if adapter is None or args or options:
                 return super().forward(x, *args, **options)
-            a, b = self.lora_A[active[0]].weight, self.lora_B[active[0]].weight
-            flat = x.reshape(-1, x.shape[-1])
-            out = LoraProduct.apply(flat, self.base_layer, a, b, self.scaling[active[0]])
+            out = LoraProduct.apply(x.reshape(-1, x.shape[-1]), self.base_layer, *adapter)
             return out.view(*x.shape[:-1], -1)
 
     Lean.__name__ = f"Lean{kind.__name__}"  # PEFT knows its layers for linear ones by the name

@@ -7,7 +7,7 @@ from torch import nn
 
 _BLOCK = {"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"}
 _ATTENTION = {"q_proj", "k_proj", "v_proj", "o_proj"}
-_MLP = {"gate_proj", "up_proj", "down_proj", "act_fn"}
+MLP = {"gate_proj", "up_proj", "down_proj", "act_fn"}
 
 
 def _children(module: nn.Module) -> set[str]:
@@ -32,7 +32,7 @@ def is_plain(model: Any) -> bool:
         getattr(block.self_attn, "use_rope", True)  # SmolLM 3 turns nothing in some blocks
         and _children(block) == _BLOCK
         and _children(block.self_attn) - {"q_norm", "k_norm"} == _ATTENTION
-        and _children(block.mlp) == _MLP
+        and _children(block.mlp) == MLP
         for block in decoder.layers
     )
 

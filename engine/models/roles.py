@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from engine.errors import UserError
+from engine.models.gated import make_gated
 from engine.models.load import Base
 from engine.models.lora import make_lean
 from engine.models.recompute import recompute
@@ -98,6 +99,7 @@ class Roles:
         """After adapters came or went: what passes need is looked up once, for walking a model takes milliseconds."""
         self.peft.eval()
         make_lean(self.peft)
+        make_gated(self.peft)
         self._layers = [m for m in self.peft.modules() if isinstance(m, LoraLayer)]
         named = list(self.peft.named_parameters())
         self._weights = {role: [p for name, p in named if f".{role}." in name] for role in self.names()}

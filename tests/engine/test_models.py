@@ -144,6 +144,39 @@ def test_a_lean_adapter_computes_what_pefts_own_does(family_roles):
     assert all(torch.allclose(a, b, rtol=1e-4, atol=1e-4) for a, b in zip(*found, strict=True))
 
 
+@pytest.mark.parametrize(
+    ("family", "precision"), [("Llama", "float32"), ("Llama", "bf16"), ("Llama", "nf4"), ("Gemma2", "float32")]
+)
+def test_a_gated_mlp_keeps_two_wide_tensors_for_four_and_gives_the_usual_gradients(family, precision, tmp_path):
+    family_model(family, head_dim=8).save_pretrained(tmp_path)
+    tiny_tokenizer().save_pretrained(tmp_path)
+    roles = Roles(load_base(str(tmp_path), precision))
+    roles.add("policy", rank=4)
+    shake(roles, "policy")
+    mlps = [m for m in roles.peft.modules() if getattr(m, "gated", False)]
+    assert len(mlps) == 2
+    found, wide = [], []
+    for kind in (type(mlps[0]), type(mlps[0]).__mro__[1]):
+        for mlp in mlps:
+            mlp.__class__ = kind
+        kept: set[int] = set()
+
+        def keep(tensor: torch.Tensor, kept: set[int] = kept) -> torch.Tensor:
+            if tensor.numel() == IDS.numel() * 48 and tensor.shape[-1] == 48:  # so wide is the MLP inside
+                kept.add(tensor.data_ptr())
+            return tensor
+
+        with (
+            roles.acting("policy", train=True) as model,
+            torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
+        ):
+            states = model.get_decoder()(inputs_embeds=model.get_input_embeddings()(IDS).requires_grad_())[0]
+        found.append([states.detach(), *torch.autograd.grad(states.square().sum(), roles.parameters("policy"))])
+        wide.append(len(kept))
+    assert wide == [2 * 2, 4 * 2]
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
 def test_a_lean_adapter_on_an_nf4_base_computes_what_pefts_own_does(tiny_folder):
     from peft.tuners.lora.bnb import Linear4bit
 
