@@ -165,7 +165,7 @@ def times() -> None:
         store = engine.Store(workspace.database)
         base = load_base("pocket")
         version = engine.versions.ensure_base(store, str(base.path), base.fingerprint, "pocket")
-        label(store, Roles(base), None, version, SimulatedAnnotator("warm"), 24, 0, False)
+        label(store, Roles(base), None, version, SimulatedAnnotator("warm"), 24, 0, "random")
         feedback = engine.feedback_log.counts(store)["ranking"]
 
         def run(config: dict) -> float:

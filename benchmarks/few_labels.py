@@ -27,6 +27,7 @@ from engine.pocket.demo import COMPARED
 RESULTS = Path(__file__).parent / "results" / "few_labels.jsonl"
 PLAIN = ("warm", "terse", "rude")
 COMPOUND = ("warm+correct", "terse+correct", "fitting")
+WAYS = {"random": "#8a8f98", "different": "#3457d5", "active": "#d58a34"}  # of choosing, and their colours in the plot
 COUNTS = (6, 12, 25, 50, 100)
 
 
@@ -108,7 +109,7 @@ def plot(results: list[dict], file: Path) -> None:
     for place in axes.flat[len(tastes) :]:
         place.remove()
     for taste, place in zip(tastes, axes.flat, strict=False):
-        for way, colour in (("random", "#8a8f98"), ("active", "#3457d5")):
+        for way, colour in WAYS.items():
             by = found.get((taste, way, 0.0), {})
             values = list(by.values())
             place.plot(list(by), [v[0] for v in values], "o-", color=colour, label=way, markersize=4)
@@ -129,7 +130,7 @@ def plot(results: list[dict], file: Path) -> None:
 @click.option("--prefer", multiple=True, default=(*PLAIN, *COMPOUND))
 @click.option("--labels", multiple=True, type=int, default=COUNTS)
 @click.option("--seed", "seeds", multiple=True, type=int, default=(0, 1, 2))
-@click.option("--choose", multiple=True, type=click.Choice(["random", "active"]), default=("random", "active"))
+@click.option("--choose", multiple=True, type=click.Choice(list(WAYS)), default=tuple(WAYS))
 @click.option("--errs", default=0.0)
 @click.option("--lanes", default=2, show_default=True)
 @click.option("--set", "settings", multiple=True)

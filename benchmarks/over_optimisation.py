@@ -72,7 +72,7 @@ def main(prefer: str, labels: int, seed: int, updates: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         store = engine.Store(engine.open_workspace(folder).database)
         version = models.ensure_base(store, str(roles.base.path), roles.base.fingerprint, "pocket")
-        label(store, roles, None, version, annotator, labels, seed, active=False)
+        label(store, roles, None, version, annotator, labels, seed, "random")
         reward, _ = train_reward(roles, gather_rankings(store), [], RewardConfig(seed=seed))
         store.close()
     conversations = [[{"role": "user", "content": p}] for p in load_prompts("everyday")]

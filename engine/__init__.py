@@ -41,6 +41,7 @@ _NAMES = {
     "find_base": "engine.models.find",
     "fingerprint": "engine.models.find",
     "Sampling": "engine.sampling.settings",
+    "DRAWN": "engine.sampling.settings",
     "load_prompts": "engine.prompts",
     "parse_settings": "engine.jobs.config",
     "read_config": "engine.jobs.config",

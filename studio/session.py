@@ -69,7 +69,7 @@ class Session:
         threading.Thread(target=self._answer, args=arguments, daemon=True).start()
 
     def _generate(
-        self, request: int, version: dict, messages: list[dict], seed: int, count: int, sampling: dict
+        self, request: int, version: dict, messages: list[dict], seed: int, count: int, sampling: dict, keep: int = 0
     ) -> Iterator[dict]:
         return self.serving.generate(
             request,
@@ -78,13 +78,15 @@ class Session:
             messages=messages,
             seeds=[seed + i for i in range(count)],
             sampling=sampling,
+            keep=keep,
         )
 
     def answer_now(self, messages: list[dict], text: str, source: str, count: int, version: dict) -> None:
-        """Answer a prompt and only then store it with its answers, so that no prompt is ever left without any."""
+        """Answer a prompt and only then store it with the `count` answers of many that differ most, so that no prompt
+        is ever left without any."""
         seed = time.time_ns() % 2**31
         sampling = engine.Sampling().as_dict()
-        events = self._generate(self.serving.reserve(), version, messages, seed, count, sampling)
+        events = self._generate(self.serving.reserve(), version, messages, seed, engine.DRAWN, sampling, count)
         answers = list(events)[-1]["answers"]
         prompt = engine.conversations.add_prompt(self.store, text, source)
         engine.conversations.add_responses(self.store, prompt, version["id"], sampling, answers)

@@ -6,6 +6,7 @@ Labelling, the run and the comparison are the ones a person uses, through the st
 import random
 import time
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 from engine.errors import UserError
 from engine.evaluation.winrate import mean_interval, wilson_in_groups, wins
@@ -16,7 +17,7 @@ from engine.jobs.config import parse_settings, read_config
 from engine.jobs.job import attach
 from engine.jobs.questions import opening
 from engine.jobs.recipes import compare_versions
-from engine.methods.active import most_telling
+from engine.methods.active import most_different, most_telling
 from engine.methods.reward import accuracy, load_reward, train_reward
 from engine.methods.settings import RewardConfig
 from engine.models.load import load_base
@@ -26,10 +27,13 @@ from engine.pocket.corpus import understand
 from engine.pocket.grammar import analyse, kinds
 from engine.prompts import load_prompts
 from engine.sampling.answers import Answer, answer
-from engine.sampling.settings import Sampling
+from engine.sampling.settings import DRAWN, Sampling
 from engine.store import comparisons, conversations, feedback, models, runs
 from engine.store.db import Store
+from engine.training.passes import Encoded
 from engine.workspace import Workspace
+
+Choice = Literal["random", "different", "active"]
 
 ANSWERS = 4  # to every prompt
 CHECKED = 200  # held-out rankings that measure the reward model and train nothing
@@ -67,9 +71,10 @@ def label(
     annotator: SimulatedAnnotator,
     labels: int,
     seed: int,
-    active: bool,
+    choose: Choice,
 ) -> None:
-    """Have `labels` prompts' answers ranked: drawn at random, or those that a reward model is least sure of.
+    """Have `labels` prompts' answers ranked: as they were drawn, those of many that differ most, or those that a reward
+    model is least sure of.
 
     Active choice starts with a few at random and doubles: a committee learns from what is ranked so far and chooses
     as many again from a pool of four times that.
@@ -77,9 +82,9 @@ def label(
     rng = random.Random(f"label {seed}")
     prompts = rng.sample(load_prompts("everyday"), len(load_prompts("everyday")))
     first_seed = seed * 1_000_000
-    if not active:
-        for answers in ask(roles, role, prompts[:labels], first_seed):
-            _keep(store, version, annotator, answers)
+    if choose != "active":
+        for answers in ask(roles, role, prompts[:labels], first_seed, DRAWN if choose == "different" else ANSWERS):
+            _keep(store, version, annotator, answers if choose == "random" else _different(roles, answers))
         return
     done = min(FIRST, labels)
     for answers in ask(roles, role, prompts[:done], first_seed):
@@ -96,6 +101,11 @@ def label(
             _keep(store, version, annotator, groups[i])
         rest += [p for i, p in enumerate(pool) if i not in chosen]
         done += wanted
+
+
+def _different(roles: Roles, answers: list[Answer]) -> list[Answer]:
+    """Of the answers to one prompt those that differ most."""
+    return [answers[i] for i in most_different(roles, [Encoded(a.prompt_ids, a.ids) for a in answers], ANSWERS)]
 
 
 def _held_out_accuracy(
@@ -166,13 +176,13 @@ def run_demo(
     seed: int,
     assignments: list[str],
     say: Callable[[str], None],
-    active: bool = False,
+    choose: Choice = "random",
     errs: float = 0.0,
     rounds: int = 1,
 ) -> dict:
     """Run the loop; returns the JSON object of `rlhf-studio demo`. `say` gets one line of progress at a time.
 
-    active: rank what a reward model is least sure of, not prompts at random. errs: share of the pairs in which the
+    choose: what is ranked, as `label` has it. errs: share of the pairs in which the
     annotator is wrong while it ranks; what comes out is judged by its true taste. rounds: each ranks answers of the
     last round's policy and goes on from it; the win rates are over the model that the first began with.
     """
@@ -198,7 +208,7 @@ def run_demo(
         say(f"Ranking {ANSWERS} answers to each of {labels} prompts as someone who prefers: {prefer}")
         before = time.monotonic()
         role = attach(roles, workspace, models.get_version(store, version), f"round-{number}")
-        label(store, roles, role, version, ranking, labels, seed + 1000 * number, active)
+        label(store, roles, role, version, ranking, labels, seed + 1000 * number, choose)
         labelled += time.monotonic() - before
         run_id = launch.start(workspace, store, "improve", config, version)
         run = _watch(workspace, store, run_id, say)

@@ -23,3 +23,6 @@ class Sampling:
 
     def as_dict(self) -> dict:
         return asdict(self)
+
+
+DRAWN = 16  # answers to a question where few are to be ranked: those that differ most

@@ -3,7 +3,7 @@
 ``python -m engine.serving.worker``. Reads one JSON request a line on standard input::
 
     {"id": 1, "op": "generate", "base": PATH, "adapter": FOLDER or null, "precision": "auto",
-     "messages": [...], "seeds": [1, 2], "sampling": {...}}
+     "messages": [...], "seeds": [1, 2], "sampling": {...}, "keep": the number of answers that differ most to keep}
     {"id": 2, "op": "scores", "base": PATH, "reward": FOLDER, "groups": [[{"prompt", "text", "finished"}, ...], ...]}
     {"id": 3, "op": "stop", "target": 1}
 
@@ -22,12 +22,14 @@ from pathlib import Path
 import torch
 
 from engine.errors import UserError
+from engine.methods.active import most_different
 from engine.methods.reward import RewardModel, load_reward
 from engine.models.chat import decode, encode_prompt
 from engine.models.load import choose_device, load_base, stop_ids
 from engine.models.roles import Roles
 from engine.sampling.rollout import decode_steps
 from engine.sampling.settings import Sampling
+from engine.training.passes import Encoded
 
 EVENT_EVERY = 0.04  # seconds between redraws of a stream
 SMALL = 20e6  # parameters
@@ -101,7 +103,11 @@ class Worker:
             }
             for ids, seed in zip(tokens, seeds, strict=True)
         ]  # fmt: skip
-        self.say(request["id"], "done", answers=answers)
+        keep = request.get("keep") or len(answers)
+        if keep < len(answers) and all(tokens):
+            chosen = most_different(roles, [Encoded(prompt, ids) for ids in tokens], keep)
+            answers = [answers[i] for i in chosen]
+        self.say(request["id"], "done", answers=answers[:keep])
 
 
 def main() -> int:

@@ -24,15 +24,15 @@ from studio.commands.common import answer_with, in_folder, say
     help="How often to rank and improve, each from the last.",
 )  # fmt: skip
 @click.option(
-    "--choose", type=click.Choice(["random", "active"]), default="random", show_default=True,
-    help="Rank random answers, or those that a reward model is least sure of.",
+    "--choose", type=click.Choice(["random", "different", "active"]), default="random", show_default=True,
+    help="Rank answers as they were drawn, of many those that differ most, or those a reward model is least sure of.",
 )  # fmt: skip
 @in_folder("Keep it all in this folder. [default: nothing is kept]")
 def demo(folder, labels, prefer, seed, settings, errs, rounds, choose, as_json: bool) -> None:
     """The whole loop without a browser, with a simulated annotator in place of a person."""
     with tempfile.TemporaryDirectory(prefix="rlhf-studio-demo-") as passing:
         space = engine.open_workspace(folder or passing)
-        result = engine.run_demo(space, labels, prefer, seed, list(settings), say, choose == "active", errs, rounds)
+        result = engine.run_demo(space, labels, prefer, seed, list(settings), say, choose, errs, rounds)
     low, high = result["win_rate_low"], result["win_rate_high"]
     lines = [
         f"Reward model: {result['reward_accuracy']:.0%} of held-out pairs ordered as the annotator would.",
