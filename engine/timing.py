@@ -25,7 +25,7 @@ LOOKED_BACK = 8  # finished runs among which the most alike is looked for
 
 # Fitted to runs of models of 2 to 40 million parameters on two cores (benchmarks/estimate.py).
 REACHED = 1.2  # speed of torch's products against that of numpy's one large one
-TOUCHED = 2.7e9  # bytes a second that go through what a block keeps, which is everything but the products
+TOUCHED = 2.8e9  # bytes a second that go through what a block keeps, which is everything but the products
 CLEARED = 0.4e9  # of these, where freed memory goes back at once: it is fetched seven times, as pages to be cleared
 BLOCK_PASS, BLOCK_STEP = 2e-3, 0.5e-3  # seconds a block takes in a pass and in a sampling step, however little there is
 THERE_AND_BACK = 2.3  # a pass with gradients against one without; frozen weights take none

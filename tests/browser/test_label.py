@@ -17,6 +17,8 @@ def test_label_by_keys_alone(studio, page, tmp_path):
     assert "1 of 50" in page.locator(".pace").inner_text()
     ranking = json.loads(stored(tmp_path, "SELECT value FROM current_feedback")[0]["value"])["tiers"]
     assert [len(tier) for tier in ranking] == [1, 2, 1]
+    shown = stored(tmp_path, "SELECT count(*) AS n, max(seed) - min(seed) AS apart FROM responses GROUP BY prompt_id")
+    assert {row["n"] for row in shown} == {4} and any(row["apart"] > 3 for row in shown)  # four of more
 
     # Enter without a ranking says what to do; undo brings the item back.
     page.keyboard.press("Enter")
