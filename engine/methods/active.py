@@ -31,7 +31,7 @@ def uncertainty(each: Tensor) -> float:
 
 
 def choose(uncertainties: Sequence[float], features: Tensor, count: int) -> list[int]:
-    """Places of `count` groups; features: [groups, width], alike where groups ask the same."""
+    """Places of `count` groups, or answers; features: [groups, width], alike where they ask, or say, the same."""
     features = torch.nn.functional.normalize(features - features.mean(0), dim=-1)
     worth = torch.tensor(uncertainties)
     distance = torch.ones(len(worth))
