@@ -177,6 +177,20 @@ def test_a_gated_mlp_keeps_two_wide_tensors_for_four_and_gives_the_usual_gradien
     assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
 
 
+@pytest.mark.parametrize(("act", "gated"), [("silu", 2), ("gelu_pytorch_tanh", 2), ("gelu", 2), ("relu", 0)])
+def test_mlps_are_gated_with_their_own_activation_or_left_as_they_are(act, gated, tmp_path):
+    family_model("Llama", hidden_act=act).save_pretrained(tmp_path)
+    tiny_tokenizer().save_pretrained(tmp_path)
+    roles = Roles(load_base(str(tmp_path)))
+    roles.add("policy", rank=4)
+    shake(roles, "policy")
+    assert sum(getattr(m, "gated", False) for m in roles.peft.modules()) == gated
+    with roles.acting("policy", train=True) as model:
+        learning = model(IDS).logits  # by the way that keeps less, where there is one
+    with roles.acting("policy") as model:
+        assert torch.allclose(learning, plain_logits(model), atol=1e-5)
+
+
 def test_a_lean_adapter_on_an_nf4_base_computes_what_pefts_own_does(tiny_folder):
     from peft.tuners.lora.bnb import Linear4bit
 
