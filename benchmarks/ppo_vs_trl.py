@@ -98,7 +98,9 @@ def prepare(folder: Path, length: str) -> None:
     judge = AutoModelForSequenceClassification.from_pretrained(folder / "base", num_labels=1, dtype=DTYPE)
     roles.peft.merge_adapter(["reward"])
     merged = roles.peft.get_base_model().get_decoder().state_dict()
-    judge.get_decoder().load_state_dict({k.replace("base_layer.", ""): v for k, v in merged.items() if "lora_" not in k})
+    judge.get_decoder().load_state_dict(
+        {k.replace("base_layer.", ""): v for k, v in merged.items() if "lora_" not in k}
+    )
     with torch.no_grad():  # its head has no bias, which only shifts all rewards alike
         judge.score.weight.copy_(head.weight[:, :-1] / reward.std)
     judge.save_pretrained(folder / "theirs")

@@ -4,6 +4,8 @@ from dataclasses import asdict, dataclass
 
 from engine.errors import UserError
 
+DRAWN = 16  # answers to a question where few are to be ranked: those that differ most
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -23,6 +25,3 @@ class Sampling:
 
     def as_dict(self) -> dict:
         return asdict(self)
-
-
-DRAWN = 16  # answers to a question where few are to be ranked: those that differ most

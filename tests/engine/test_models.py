@@ -184,11 +184,19 @@ def test_mlps_are_gated_with_their_own_activation_or_left_as_they_are(act, gated
     roles = Roles(load_base(str(tmp_path)))
     roles.add("policy", rank=4)
     shake(roles, "policy")
-    assert sum(getattr(m, "gated", False) for m in roles.peft.modules()) == gated
-    with roles.acting("policy", train=True) as model:
-        learning = model(IDS).logits  # by the way that keeps less, where there is one
+    mlps = [m for m in roles.peft.modules() if getattr(m, "gated", False)]
+    assert len(mlps) == gated
     with roles.acting("policy") as model:
-        assert torch.allclose(learning, plain_logits(model), atol=1e-5)
+        expected = plain_logits(model)
+    gradients = []
+    for usual in (False, True):
+        for mlp in mlps:
+            mlp.__class__ = type(mlp).__mro__[int(usual)]
+        with roles.acting("policy", train=True) as model:
+            learning = model(IDS).logits  # at first by the way that keeps less, where there is one
+        assert torch.allclose(learning, expected, atol=1e-5)
+        gradients.append(torch.autograd.grad(learning.square().sum(), roles.parameters("policy")))
+    assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
 
 
 def test_a_lean_adapter_on_an_nf4_base_computes_what_pefts_own_does(tiny_folder):
