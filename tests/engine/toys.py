@@ -9,6 +9,7 @@ from engine.training.context import Silent, Stopped
 from tests.conftest import tiny_model, tiny_tokenizer
 
 CONVERSATION = [{"role": "user", "content": "w1 w2"}]
+PROMPTS = [[5, 6, 7, 8, 9, 10, 11], [4], [12, 3], [7, 7, 7, 7], [9, 4, 5], [6]]  # token ids, of several lengths
 
 
 def able_folder(folder):
