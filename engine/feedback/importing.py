@@ -6,6 +6,7 @@ input, output: a demonstration), `hh-rlhf` (two dialogues as strings), `sharegpt
 response rated 5, a thumb as a rating of 5 or 1, a preference as a ranking of two.
 """
 
+import codecs
 import csv
 import gzip
 import hashlib
@@ -179,10 +180,18 @@ def detect(path: Path, first: dict) -> str:
     )
 
 
+def _decoded(data: bytes) -> str:
+    """UTF-8, or the UTF-16 that Windows' own tools write, which begins with a mark."""
+    try:
+        return data.decode("utf-16" if data[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig")
+    except UnicodeDecodeError:
+        raise ValueError("it is not text in UTF-8. Save it as that") from None
+
+
 def _rows(path: Path) -> Iterator[tuple[int, Any]]:
     """(line, record) of a file; a line that is not JSON comes as a ValueError in the record's place."""
     data = path.read_bytes()
-    text = (gzip.decompress(data) if path.suffix == ".gz" else data).decode("utf-8-sig")
+    text = _decoded(gzip.decompress(data) if path.suffix == ".gz" else data)
     name = path.name.removesuffix(".gz")
     if name.endswith(".csv"):
         reader = csv.DictReader(io.StringIO(text))
@@ -213,7 +222,7 @@ def read_file(store: Store, path: Path, form: str = "auto") -> tuple[dict, list[
     try:
         rows = list(_rows(path))
     except (OSError, EOFError, zlib.error, csv.Error, ValueError, RecursionError) as error:
-        raise UserError(f"{path} cannot be read: {error}") from error
+        raise UserError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
     if not rows:
         raise UserError(f"There is nothing in {path}.")
     if form == "auto":

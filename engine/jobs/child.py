@@ -8,7 +8,6 @@ import os
 import shutil
 import signal
 import sys
-import time
 import traceback
 from pathlib import Path
 
@@ -22,7 +21,7 @@ from engine.store.db import Store, now
 from engine.training.context import Paused, Stopped
 from engine.workspace import Workspace
 
-HEARTBEAT = 2.0  # seconds
+PATIENCE = 7 * 86400.0  # seconds that a run waits where another program keeps it from writing, rather than be lost
 
 
 class StoreContext:
@@ -34,14 +33,12 @@ class StoreContext:
         self.store = store
         self.run_id = run_id
         self.current = ""
-        self.last_beat = 0.0
 
     def stage(self, name: str, done: int, total: int) -> None:
         if name != self.current:
             runs.enter_stage(self.store, self.run_id, name)
             print(f"{now()} {name}", flush=True)
             self.current = name
-        self.last_beat = time.monotonic()
         self.store.update("runs", self.run_id, stage=name, done=done, total=total, heartbeat=now())
         _obey(self.store, self.run_id)
 
@@ -76,7 +73,7 @@ def _turn(workspace: Workspace, store: Store, run_id: int) -> FileLock:
 
 def main(folder: str, run_text: str) -> int:
     workspace, run_id = Workspace(Path(folder)), int(run_text)
-    store = Store(workspace.database)
+    store = Store(workspace.database, PATIENCE)
     born = psutil.Process().create_time()
     store.update("runs", run_id, pid=os.getpid(), process_started=born)
     signal.signal(signal.SIGTERM, lambda *_: store.update("runs", run_id, asked="stop"))

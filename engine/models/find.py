@@ -3,6 +3,8 @@
 import hashlib
 from pathlib import Path
 
+from safetensors import SafetensorError, safe_open
+
 from engine.errors import UserError
 
 POCKET = Path(__file__).parents[2] / "assets" / "pocket"
@@ -40,9 +42,15 @@ def fingerprint(path: Path) -> str:
     """A name for the weights in `path`: SHA-256 over every file's header and 64 evenly spread 64 KiB blocks.
 
     Two files that differ only between the blocks share a name; any training changes every block.
+    Raises UserError where a file is shorter than its header says, as after a broken download.
     """
     digest = hashlib.sha256()
     for file in sorted(path.glob("*.safetensors")):
+        try:
+            with safe_open(file, "np"):
+                pass
+        except SafetensorError as error:
+            raise UserError(f"The weights in {path} are not whole ({error}). Fetch the model again.") from error
         size = file.stat().st_size
         digest.update(f"{size}".encode())
         with file.open("rb") as handle:

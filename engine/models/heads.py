@@ -7,7 +7,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.functional import rms_norm
 
-from engine.errors import UserError
+from engine.errors import UserError, whole
 
 
 class ScalarHead(nn.Module):
@@ -73,7 +73,8 @@ class RewardHead(nn.Module):
     @classmethod
     def load(cls, folder: Path, device: torch.device) -> "RewardHead":
         """Raises UserError for the head of an earlier version of the studio."""
-        state = load_file(folder / "reward_head.safetensors")
+        with whole(folder / "reward_head.safetensors", "Train a new reward model."):
+            state = load_file(folder / "reward_head.safetensors")
         if "told" not in state:
             raise UserError(f"The reward model in {folder} is of an earlier version of the studio. Train a new one.")
         head = cls(state["asked"].shape[1], *state["turned"].shape[:2])

@@ -8,7 +8,6 @@ from typing import Any, get_args
 
 import psutil
 import torch
-from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
@@ -93,16 +92,23 @@ def load_base(name: str, precision: str = "auto", device: torch.device | None = 
             bnb_4bit_compute_dtype=options["dtype"],
         )
         options["device_map"] = {"": device}
+    weights = fingerprint(path)
     try:
         AutoConfig.from_pretrained(path, trust_remote_code=False, local_files_only=True)
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False, local_files_only=True)
-        model: Any = AutoModelForCausalLM.from_pretrained(
-            path, trust_remote_code=False, local_files_only=True, use_safetensors=True, **options
-        )
-    except SafetensorError as error:
-        raise UserError(f"The weights in {path} are not whole ({error}). Fetch the model again.") from error
+        model: Any
+        model, found = AutoModelForCausalLM.from_pretrained(
+            path, trust_remote_code=False, local_files_only=True, use_safetensors=True, output_loading_info=True,
+            ignore_mismatched_sizes=True, **options,
+        )  # fmt: skip
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"The model in {path} does not load: {str(error).splitlines()[0]}") from error
+    # Transformers would fill these with random numbers, and the model would talk nonsense.
+    if lacking := sorted(found["missing_keys"]) + sorted(str(key[0]) for key in found["mismatched_keys"]):
+        raise UserError(
+            f"The weights in {path} are not those of its config.json: {lacking[0]} is missing or of another shape"
+            f"{f', and {len(lacking) - 1} more' if len(lacking) > 1 else ''}. Fetch the model again."
+        )
     if precision != "nf4":
         model.to(device)
     elif device.type == "cpu":
@@ -114,7 +120,7 @@ def load_base(name: str, precision: str = "auto", device: torch.device | None = 
     _ensure_pad(tokenizer)
     reach = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     tokenizer.model_max_length = min(tokenizer.model_max_length, reach or tokenizer.model_max_length)
-    return Base(model, tokenizer, path, fingerprint(path), precision, device)
+    return Base(model, tokenizer, path, weights, precision, device)
 
 
 def _keep_trainable(model: Any) -> None:

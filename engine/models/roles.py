@@ -16,12 +16,15 @@ from peft.tuners.lora import LoraLayer
 from safetensors.torch import save_file
 from torch import nn
 
-from engine.errors import UserError
+from engine.errors import UserError, whole
 from engine.models.gated import make_gated
 from engine.models.load import Base
 from engine.models.lora import make_lean
 from engine.models.recompute import recompute
 from engine.models.shift import AdvantageShift, load_shift
+
+
+RESTORE = "Put a copy of that folder back, or delete the version and use another."
 
 
 class Roles:
@@ -64,12 +67,14 @@ class Roles:
     def load(self, role: str, folder: Path) -> None:
         """Load an adapter. Raises UserError where it was trained on another base."""
         check_base(folder, self.base)
-        if self.peft is None:
-            self.peft = PeftModel.from_pretrained(self.base.model, folder, adapter_name=role, is_trainable=False)
-        else:
-            self.peft.load_adapter(folder, role, is_trainable=False)
+        with whole(folder, RESTORE):
+            if self.peft is None:
+                self.peft = PeftModel.from_pretrained(self.base.model, folder, adapter_name=role, is_trainable=False)
+            else:
+                self.peft.load_adapter(folder, role, is_trainable=False)
+            shift = load_shift(folder, self.base.device)
         self._settle()
-        if shift := load_shift(folder, self.base.device):
+        if shift:
             self.shifts[role] = shift
 
     def remove(self, role: str) -> None:
@@ -211,10 +216,12 @@ def check_base(folder: Path, base: Base) -> dict:
     file = folder / "studio.json"
     if not file.is_file():
         raise UserError(f"{folder} is not a model version of this studio: studio.json is missing.")
-    facts = json.loads(file.read_text())
-    if facts["base_fingerprint"] != base.fingerprint:
+    with whole(file, RESTORE):
+        facts = json.loads(file.read_text())
+        weights, made_on = facts["base_fingerprint"], facts["base"]
+    if weights != base.fingerprint:
         raise UserError(
-            f"{folder.name} was trained on the base {facts['base']} ({facts['base_fingerprint']}), "
+            f"{folder.name} was trained on the base {made_on} ({weights}), "
             f"not on {base.path} ({base.fingerprint}). Choose the base it was made with."
         )
     return facts

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
 from sqlite_utils import Database
 
 from engine.errors import UserError
@@ -15,21 +16,34 @@ from engine.store.migrations import migrations
 
 
 class Store:
-    """One connection to a workspace's database. Use one per thread; SQLite keeps them apart."""
+    """One connection to a workspace's database. Use one per thread; SQLite keeps them apart.
 
-    def __init__(self, path: Path):
+    patience: seconds that it waits for another program that writes, before it gives up with a UserError.
+    """
+
+    def __init__(self, path: Path, patience: float = 30.0):
+        self.path = path
         try:
-            self.connection = sqlite3.connect(path, timeout=30, check_same_thread=False)
+            self.connection = sqlite3.connect(path, timeout=patience, check_same_thread=False)
             self.connection.row_factory = sqlite3.Row
             self.db = Database(self.connection)
-            self.connection.execute("PRAGMA journal_mode=WAL")
-            self.connection.execute("PRAGMA foreign_keys=ON")
-            self.connection.execute("PRAGMA synchronous=NORMAL")
-            migrations.apply(self.db)
+            # One at a time: a second process must not make a table that the first is just making.
+            with FileLock(path.with_suffix(".lock")):
+                self.connection.execute("PRAGMA journal_mode=WAL")
+                self.connection.execute("PRAGMA foreign_keys=ON")
+                self.connection.execute("PRAGMA synchronous=NORMAL")
+                self._migrate(path)
         except sqlite3.DatabaseError as error:
             raise UserError(
                 f"The database {path} does not open ({error}). Move it away to start anew, or restore a copy."
             ) from error
+
+    def _migrate(self, path: Path) -> None:
+        """Bring the tables to the newest shape. Raises UserError where they have one that is newer than this code."""
+        known = {m.name for m in migrations.pending(Database(memory=True))}
+        if any(m.name not in known for m in migrations.applied(self.db)):
+            raise UserError(f"The database {path} was made by a newer version of the studio. Install that, or newer.")
+        migrations.apply(self.db)
 
     def rows(self, sql: str, *values: Any) -> list[dict]:
         return [dict(row) for row in self.connection.execute(sql, values)]
@@ -40,8 +54,19 @@ class Store:
 
     @contextmanager
     def writing(self) -> Iterator[sqlite3.Connection]:
-        """One transaction, taken for writing at once so that two writers queue instead of failing."""
-        self.connection.execute("BEGIN IMMEDIATE")
+        """One transaction, taken for writing at once so that two writers queue instead of failing.
+
+        Raises UserError where another program, as one that shows tables, keeps its own open for too long.
+        """
+        try:
+            self.connection.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY:
+                raise
+            raise UserError(
+                f"Another program has changed {self.path} and neither saved that nor given it up. Do so there, or "
+                "close it, then try again."
+            ) from error
         try:
             yield self.connection
         except BaseException:

@@ -9,6 +9,8 @@ from typing import Any, Protocol
 
 import torch
 
+from engine.errors import whole
+
 NAME = "training.pt"
 EVERY = 30.0  # seconds between two, where steps are short
 
@@ -46,10 +48,11 @@ def load(folder: Path, optimizers: Sequence[Stateful]) -> dict[str, Any]:
     if not exists(folder):
         return {}
     trained = _trained(optimizers)
-    state = torch.load(folder / NAME, map_location=trained[0].device, weights_only=True)
-    with torch.no_grad():
-        for parameter, saved in zip(trained, state.pop("weights"), strict=True):
-            parameter.copy_(saved)
-    for optimizer, saved in zip(optimizers, state.pop("optimizers"), strict=True):
-        optimizer.load_state_dict(saved)
+    with whole(folder / NAME, "Delete that file, and the run begins this stage anew when it is resumed."):
+        state = torch.load(folder / NAME, map_location=trained[0].device, weights_only=True)
+        with torch.no_grad():
+            for parameter, saved in zip(trained, state.pop("weights"), strict=True):
+                parameter.copy_(saved)
+        for optimizer, saved in zip(optimizers, state.pop("optimizers"), strict=True):
+            optimizer.load_state_dict(saved)
     return state
