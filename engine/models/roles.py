@@ -23,7 +23,6 @@ from engine.models.lora import make_lean
 from engine.models.recompute import recompute
 from engine.models.shift import AdvantageShift, load_shift
 
-
 RESTORE = "Put a copy of that folder back, or delete the version and use another."
 
 
