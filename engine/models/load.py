@@ -96,11 +96,11 @@ def load_base(name: str, precision: str = "auto", device: torch.device | None = 
     try:
         AutoConfig.from_pretrained(path, trust_remote_code=False, local_files_only=True)
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False, local_files_only=True)
-        model: Any
-        model, found = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             path, trust_remote_code=False, local_files_only=True, use_safetensors=True, output_loading_info=True,
             ignore_mismatched_sizes=True, **options,
         )  # fmt: skip
+        model, found = loaded
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"The model in {path} does not load: {str(error).splitlines()[0]}") from error
     # Transformers would fill these with random numbers, and the model would talk nonsense.
