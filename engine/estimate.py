@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import product
 
-from engine.jobs.config import Recompute, RunConfig
+from engine.jobs.config import STAGES, Recompute, RunConfig
 from engine.machine import LOGITS, MAPPED, PACKED_BYTES, Precision
 from engine.models.shape import Shape
 
@@ -88,7 +88,7 @@ def stages_of(method: str) -> tuple[str, ...]:
     """The stages of a run whose memory can be estimated."""
     if method == "improve":
         return ("reward", "ppo")
-    return (method,) if method in ("reward", "ppo", "reinforce", "sft", "dpo", "kto", "ilql") else ()
+    return (method,) if method in STAGES and method != "pretrain" else ()
 
 
 def most(shape: Shape, config: RunConfig, stages: Sequence[str], usual: str, device: str = "cpu") -> float:

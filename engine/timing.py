@@ -16,10 +16,12 @@ import numpy as np
 
 from engine.estimate import ANSWERED, PROMPT, stages_of
 from engine.jobs.config import RunConfig, read_config
+from engine.methods.settings import PPOConfig, ReinforceConfig
 from engine.models.precision import fastest, known
 from engine.models.shape import Shape
 from engine.store import runs
 from engine.store.db import Store
+from engine.training.settings import FitConfig
 
 LOOKED_BACK = 8  # finished runs among which the most alike is looked for
 
@@ -34,14 +36,13 @@ LONGEST = 2.5  # the longest of a batch's answers against their mean
 
 def work(config: RunConfig, stage: str, feedback: int) -> float:
     """How much a stage does, in units that only compare with themselves. feedback: pieces it learns from."""
-    if stage in ("ppo", "reinforce"):
-        settings = getattr(config, stage)
+    settings = getattr(config, stage, None)
+    if isinstance(settings, PPOConfig | ReinforceConfig):
         # An answer is written once, read by reference and reward once each, and twice (there and back) an epoch.
         return settings.updates * settings.episodes * (3 + 2 * settings.epochs)
     if stage == "compare":
         return config.compare.prompts
-    if stage in ("reward", "sft", "dpo", "kto", "ilql"):
-        settings = getattr(config, stage)
+    if isinstance(settings, FitConfig):
         return settings.steps(max(feedback, 1)) * settings.batch
     return 1.0
 

@@ -53,7 +53,7 @@ LIBRARIES = 0.6  # gigabytes that interpreter and libraries of a run take
 EFFORT = {"quick": 0.5, "balanced": 1.0, "thorough": 2.0}
 
 
-def settings_of(method: str, preset: str, compared: int) -> dict:
+def settings_of(preset: str, compared: int) -> dict:
     """A run's settings: a thorough one takes more steps and compares more prompts, a quick one fewer.
 
     compared: how many rankings and edits there are.
@@ -61,13 +61,13 @@ def settings_of(method: str, preset: str, compared: int) -> dict:
     effort = EFFORT.get(preset, 1.0)
     usual = engine.read_config({}).settled(compared).as_dict()
     values: dict = {"compare": {"prompts": int(64 * effort)}}
-    for stage in ("reward", "sft", "dpo", "kto", "ilql"):
-        values[stage] = {
-            "epochs": max(1, round(usual[stage]["epochs"] * effort)),
-            "min_steps": int(usual[stage]["min_steps"] * effort),
-        }
-    for stage in ("ppo", "reinforce"):
-        values[stage] = {"updates": int(usual[stage]["updates"] * effort)}
+    for stage in engine.STAGES:
+        own = usual[stage]
+        if "min_steps" in own:
+            epochs = max(1, round(own["epochs"] * effort))
+            values[stage] = {"epochs": epochs, "min_steps": int(own["min_steps"] * effort)}
+        elif "updates" in own:
+            values[stage] = {"updates": int(own["updates"] * effort)}
     if preset == "quick":  # steps so few have to be longer
         values["ppo"] = {"updates": 15, "learning_rate": 1e-3}
         values["reinforce"] = {"updates": 15, "learning_rate": 1e-3}
@@ -209,12 +209,12 @@ def build(session: Session) -> None:
     def ways() -> list[list[str]]:
         return [[name, LABELS[name], engine.launcher.METHODS[name]] for name in LABELS]
 
-    def preset_of(method: str, preset: str) -> dict:
-        return settings_of(method, preset, engine.feedback_log.compared(session.store))
+    def preset_of(preset: str) -> dict:
+        return settings_of(preset, engine.feedback_log.compared(session.store))
 
     def offered(method: str, preset: str) -> dict:
         """The settings of a method as the preset has them."""
-        values, usual = preset_of(method, preset), preset_of(method, "balanced")
+        values, usual = preset_of(preset), preset_of("balanced")
         shown = []
         for stage in settings_stages(method):
             mine, balanced = (values[stage], usual[stage]) if stage else (values, usual)
@@ -227,7 +227,7 @@ def build(session: Session) -> None:
         """What the run that is set up would take: gigabytes at its most hungry stage, in what precision, and seconds;
         None if unknown."""
         compared = engine.feedback_log.compared(session.store)
-        config = engine.read_config(changed(preset_of(method, preset), given)).settled(compared)
+        config = engine.read_config(changed(preset_of(preset), given)).settled(compared)
         version, counts = session.version, engine.feedback_log.counts(session.store)
         device = session.serving.device or "cpu"
         machine = engine.memory_in_use(device)
@@ -259,7 +259,7 @@ def build(session: Session) -> None:
         return engine.quality.quality(session.store)
 
     def improve(method: str, preset: str, text: str, given: dict) -> dict:
-        config = changed(preset_of(method, preset), given)
+        config = changed(preset_of(preset), given)
         if method == "pretrain":
             if not text or not Path(text).expanduser().exists():  # an empty path would be the folder we are in
                 raise engine.UserError(f'There is no file or folder "{text}". Give the path of the text to learn from.')
