@@ -6,13 +6,14 @@ from engine.store.feedback import current
 
 # What a filter keeps, as a condition on a prompt p.
 _JUDGED = "EXISTS (SELECT 1 FROM current_ids c WHERE c.prompt_id = p.id AND c.kind = '{kind}')"
+_UNJUDGED = "NOT EXISTS (SELECT 1 FROM current_ids c WHERE c.prompt_id = p.id)"
 FILTERS = {
-    "all": "1",
+    "all": f"NOT (p.source LIKE 'label:%' AND {_UNJUDGED})",  # what waits in Label's queue nobody has asked or seen
     "ranked": _JUDGED.format(kind="ranking"),
     "edited": _JUDGED.format(kind="edit"),
     "rated": _JUDGED.format(kind="rating"),
     "commented": _JUDGED.format(kind="comment"),
-    "unjudged": "NOT EXISTS (SELECT 1 FROM current_ids c WHERE c.prompt_id = p.id)",
+    "unjudged": _UNJUDGED,
     "chat": "p.source = 'chat'",
     "label": "p.source LIKE 'label:%'",
     "imported": "p.source LIKE 'import:%'",
@@ -24,7 +25,7 @@ def browse(store: Store, search: str = "", kind: str = "all", before: int | None
 
     Pages go by id, so that a page deep down costs no more than the first.
     """
-    where = [FILTERS.get(kind, "1")]
+    where = [FILTERS.get(kind, FILTERS["all"])]
     values: list[str | int] = []
     if search.strip():
         where.append(

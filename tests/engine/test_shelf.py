@@ -231,3 +231,15 @@ def test_quality_counts_ties_length_and_change_of_mind(store, base_version):
     assert found["agreement"] == pytest.approx(4 / 5) and found["contradictions"] == 1 and found["twice"] == 5
     answered(store, base_version, "not judged")
     assert quality(store)["unjudged"] == 1
+
+
+def test_what_waits_to_be_labelled_is_not_among_what_was_said(store, base_version):
+    source = labelling.source_of("everyday", base_version)
+    chatted, _ = answered(store, base_version, "asked")
+    (ranked, (a, b)), (skipped, _), (waiting, _) = (
+        answered(store, base_version, text, source, 2) for text in ("ranked", "skipped", "waiting")
+    )
+    feedback.add_ranking(store, ranked, [[a], [b]])
+    labelling.skip(store, skipped)
+    ids = {kind: [row["id"] for row in browse.browse(store, kind=kind)["rows"]] for kind in ("all", "label")}
+    assert ids == {"all": [skipped, ranked, chatted], "label": [waiting, skipped, ranked]}
