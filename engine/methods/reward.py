@@ -123,8 +123,9 @@ def load_reward(roles: Roles, folder: Path) -> RewardModel:
     members = []
     for number in range(facts.get("adapters", 1)):
         place, role = (folder / f"member-{number}", f"reward-{number}") if number else (folder, "reward")
+        head = RewardHead.load(place, roles.base.device)
         roles.load(role, place)
-        members.append((role, RewardHead.load(place, roles.base.device)))
+        members.append((role, head))
     return RewardModel(roles, members, facts["reward_mean"], facts["reward_std"])
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from engine.errors import UserError, whole
@@ -23,6 +23,7 @@ from engine.models.lora import make_lean
 from engine.models.recompute import recompute
 from engine.models.shift import AdvantageShift, load_shift
 
+WEIGHTS = "adapter_model.safetensors"  # as PEFT names them
 RESTORE = "Put a copy of that folder back, or delete the version and use another."
 
 
@@ -67,11 +68,14 @@ class Roles:
         """Load an adapter. Raises UserError where it was trained on another base."""
         check_base(folder, self.base)
         with whole(folder, RESTORE):
+            # Read before the model is touched: PEFT leaves half an adapter behind where it fails.
+            LoraConfig.from_pretrained(str(folder))
+            load_file(folder / WEIGHTS)
+            shift = load_shift(folder, self.base.device)
             if self.peft is None:
                 self.peft = PeftModel.from_pretrained(self.base.model, folder, adapter_name=role, is_trainable=False)
             else:
                 self.peft.load_adapter(folder, role, is_trainable=False)
-            shift = load_shift(folder, self.base.device)
         self._settle()
         if shift:
             self.shifts[role] = shift
@@ -190,7 +194,7 @@ class Roles:
         folder.mkdir(parents=True, exist_ok=True)
         state = {n.replace(f".{role}.", "."): p.detach().cpu().contiguous().clone()
                  for n, p in self.peft.named_parameters() if f".{role}." in n}  # fmt: skip
-        save_file(state, folder / "adapter_model.safetensors")
+        save_file(state, folder / WEIGHTS)
         self.peft.peft_config[role].save_pretrained(folder)
         if role in self.shifts:
             self.shifts[role].save(folder)

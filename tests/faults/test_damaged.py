@@ -12,6 +12,7 @@ from engine.models.heads import RewardHead
 from engine.models.load import load_base
 from engine.models.roles import Roles
 from engine.training import checkpoint
+from tests.engine.toys import shake
 
 
 @pytest.fixture
@@ -21,6 +22,29 @@ def version(tiny_roles, tmp_path):
     reward = RewardModel(tiny_roles, [("reward", RewardHead(tiny_roles.width))])
     reward.save(tmp_path / "version", {"kind": "reward"})
     return tmp_path / "version"
+
+
+def test_a_version_that_does_not_load_leaves_none_of_it_behind(tiny_roles, tmp_path):
+    """It is not taken for loaded the next time, when it would answer as the base."""
+    for role in ("good", "bad"):
+        tiny_roles.add(role, rank=4, seed=1)
+        shake(tiny_roles, role)
+        tiny_roles.save(role, tmp_path / role, {})
+    whole = (tmp_path / "bad" / FILES[0]).read_bytes()
+    (tmp_path / "bad" / FILES[0]).write_bytes(whole[:200])
+    for before in ([], ["good"]):
+        roles = Roles(load_base(str(tiny_roles.base.path)))
+        for role in before:
+            roles.load(role, tmp_path / role)
+        for _ in range(2):
+            with pytest.raises(UserError, match="damaged"):
+                roles.load("bad", tmp_path / "bad")
+            assert roles.names() == before
+        (tmp_path / "bad" / FILES[0]).write_bytes(whole)
+        roles.load("bad", tmp_path / "bad")
+        pairs = zip(roles.parameters("bad"), tiny_roles.parameters("bad"), strict=True)
+        assert all(torch.equal(a, b) for a, b in pairs)
+        (tmp_path / "bad" / FILES[0]).write_bytes(whole[:200])
 
 
 FILES = ("adapter_model.safetensors", "adapter_config.json", "studio.json", "reward_head.safetensors")
