@@ -87,6 +87,19 @@ def _ask(workspace: Workspace, store: Store, run_id: int, what: str) -> None:
     store.update("runs", run_id, asked=what)
 
 
+def end(store: Store, run_id: int, patience: float = 20.0) -> None:
+    """Have a run's process stop at its next step, and wait for that; after `patience` seconds kill it."""
+    run = runs.get_run(store, run_id)
+    if not alive(run):
+        return
+    process = psutil.Process(run["pid"])
+    process.terminate()
+    try:
+        process.wait(patience)
+    except psutil.TimeoutExpired:
+        process.kill()
+
+
 def alive(run: dict) -> bool:
     """Whether the run's own process lives; a process id that was handed on does not count."""
     try:

@@ -246,15 +246,23 @@ def run_demo(
 
 
 def _watch(workspace: Workspace, store: Store, run_id: int, say: Callable[[str], None]) -> dict:
-    """Wait for a run's end, telling its stages; returns its row. Raises UserError where it does not finish."""
+    """Wait for a run's end, telling its stages; returns its row. Raises UserError where it does not finish.
+
+    Where the demo is broken off, its run ends too: nobody else knows of it.
+    """
     shown = ""
-    while (run := runs.get_run(store, run_id))["status"] not in runs.ENDED:
-        line = f"{run['stage']} {100 * run['done'] // max(run['total'], 1)}%" if run["stage"] else run["status"]
-        if line.split()[0] != shown.split(" ")[0] or (line.endswith(("00%", "25%", "50%", "75%")) and line != shown):
-            say(line)
-            shown = line
-        launch.refresh(workspace, store)
-        time.sleep(0.2)
+    try:
+        while (run := runs.get_run(store, run_id))["status"] not in runs.ENDED:
+            line = f"{run['stage']} {100 * run['done'] // max(run['total'], 1)}%" if run["stage"] else run["status"]
+            quarter = line.endswith(("00%", "25%", "50%", "75%")) and line != shown
+            if line.split()[0] != shown.split(" ")[0] or quarter:
+                say(line)
+                shown = line
+            launch.refresh(workspace, store)
+            time.sleep(0.2)
+    except BaseException:
+        launch.end(store, run_id)
+        raise
     if run["status"] != "finished":
         raise UserError(f"The run {run['status']}: {run['reason']}")
     return run

@@ -14,6 +14,7 @@ from engine.methods.reward import RewardModel
 from engine.models.chat import encode_prompt
 from engine.models.heads import RewardHead
 from engine.models.load import stop_ids
+from engine.pocket import demo
 from engine.store import comparisons, conversations, feedback, models, runs
 from engine.training.context import Silent
 from engine.training.passes import Encoded
@@ -297,3 +298,16 @@ def test_more_feedback_is_worth_more_updates(workspace, store, base_version, mon
     run = engine.launcher.start(workspace, store, "improve", engine.parse_settings([]), base_version)
     kept = runs.get_run(store, run)["config"]
     assert (kept["ppo"]["updates"], kept["reinforce"]["updates"]) == (90, 90)
+
+
+def test_a_demo_that_is_broken_off_takes_its_run_along(workspace, store, ranked):
+    run_id = launch.start(workspace, store, "improve", engine.parse_settings(["ppo.updates=500"]), ranked)
+
+    def say(line):
+        if line.startswith("reward"):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        demo._watch(workspace, store, run_id, say)
+    run = runs.get_run(store, run_id)
+    assert run["status"] == "stopped" and not launch.alive(run)
