@@ -84,7 +84,7 @@ def prepare(folder: Path, length: str) -> None:
             ranks = tuple(annotator.rank(prompt[0]["content"], list(texts)))
             rankings.append(Ranking((("user", prompt[0]["content"]),), texts, ranks, (True,) * 4))
         # trl's head is linear in the state alone.
-        reward, _ = train_reward(roles, rankings, [], RewardConfig(gates=0, told_length=False, lapse=0.0))
+        reward, _ = train_reward(roles, rankings, [], RewardConfig(gates=0, told_length=False))
     else:
         roles.add("reward", rank=RANK)
         head = RewardHead(roles.width)

@@ -57,7 +57,7 @@ def ours(folder: Path, kind: str, seed: int) -> dict:
         Ranking((("user", r["prompt"]),), tuple(r["best first"][:each]), tuple(range(each)), (True,) * each)
         for r in rows[:count]
     ]
-    config = RewardConfig(epochs=EPOCHS, batch=batch, min_steps=0, learning_rate=RATE, rank=RANK, lapse=0.0, seed=seed)
+    config = RewardConfig(epochs=EPOCHS, batch=batch, min_steps=0, learning_rate=RATE, rank=RANK, seed=seed)
     roles = Roles(load_base("pocket"))
     started = time.perf_counter()
     train_reward(roles, rankings, [], config)

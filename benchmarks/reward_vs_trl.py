@@ -57,7 +57,6 @@ def ours(train: list[Ranking], test: list[Ranking], epochs: int, seed: int) -> f
         learning_rate=RATE,
         rank=RANK,
         weight_decay=0.0,
-        lapse=0.0,
         max_length=LENGTH,
         seed=seed,
     )

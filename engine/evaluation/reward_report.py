@@ -23,17 +23,16 @@ def pairs_of(rankings: Sequence[Ranking], scores: Sequence[Sequence[float]]) -> 
     return found
 
 
-def calibration(leads: Sequence[float], lapse: float = 0.0) -> tuple[list[dict], float]:
+def calibration(leads: Sequence[float]) -> tuple[list[dict], float]:
     """(reliability curve, expected calibration error) of a Bradley-Terry model (Guo et al. 2017, eq. 3).
 
-    leads: score of the preferred less score of the other, before normalisation, one a pair. lapse: the share of slips
-    that it was trained with. The model gives its favourite of a pair the probability lapse + (1 - 2 lapse)
-    sigmoid(|lead|); the curve holds that against how often the favourite was
+    leads: score of the preferred less score of the other, before normalisation, one a pair. The model gives its
+    favourite of a pair the probability sigmoid(|lead|); the curve holds that against how often the favourite was
     preferred.
     """
     bins: list[list[tuple[float, float]]] = [[] for _ in range(BINS)]
     for lead in leads:
-        sure = lapse + (1 - 2 * lapse) / (1 + exp(-min(abs(lead), 700.0)))
+        sure = 1 / (1 + exp(-min(abs(lead), 700.0)))
         won = 1.0 if lead > 0 else 0.5 if lead == 0 else 0.0
         bins[min(int((sure - 0.5) * 2 * BINS), BINS - 1)].append((sure, won))
     curve, error = [], 0.0
@@ -69,9 +68,8 @@ def self_agreement(judgements: Sequence[tuple[dict[int, float], dict[int, float]
 
 
 def reward_report(
-    rankings: Sequence[Ranking], scores: Sequence[Sequence[float]], twice: Sequence[tuple[dict, dict]] = (),
-    lapse: float = 0.0,
-) -> dict:  # fmt: skip
+    rankings: Sequence[Ranking], scores: Sequence[Sequence[float]], twice: Sequence[tuple[dict, dict]] = ()
+) -> dict:
     """What `scores` (before normalisation) of held-out rankings say about the model that gave them."""
     pairs = pairs_of(rankings, scores)
     leads = [lead for *_, lead in pairs]
@@ -80,7 +78,7 @@ def reward_report(
     for ranking, *_, lead in pairs:
         by_prompt.setdefault(ranking.prompt, []).append(lead > 0)
     low, high = wilson_in_groups([(sum(won), len(won)) for won in by_prompt.values()])
-    curve, error = calibration(leads, lapse)
+    curve, error = calibration(leads)
     flat = [(s, len(text.split())) for r, row in zip(rankings, scores, strict=True)
             for s, text in zip(row, r.responses, strict=True)]  # fmt: skip
     wrong = sorted((p for p in pairs if p[3] < 0), key=lambda p: p[3])[:WORST]

@@ -54,8 +54,7 @@ def make_reward(job: Job, roles: Roles, start: str | None, reference: str | None
     job.used([*train, *ratings], test)
     folder = job.checkpoints("reward")
     reward, figures = train_reward(roles, train, test, job.config.reward, job.context, ratings, folder)
-    scores, twice = ranking_scores(reward, test) if test else [], feedback.judged_twice(job.store)
-    report = reward_report(test, scores, twice, job.config.reward.lapse)
+    report = reward_report(test, ranking_scores(reward, test) if test else [], feedback.judged_twice(job.store))
     sampling = job.config.sampling
     prompts, _ = questions.practised(job.store, roles, job.config, sampling.max_new_tokens)
     normalise(reward, start, reference, prompts[: job.config.reward.NORMALISED], sampling, job.config.reward.seed)

@@ -25,27 +25,20 @@ def masked_whiten(values: Tensor, mask: Tensor) -> Tensor:
     return torch.where(mask, (values - mean) * torch.rsqrt(variance + 1e-8), 0.0)
 
 
-def ranking_losses(scores: Tensor, ranks: Tensor, mask: Tensor, margin: float = 0.0, lapse: float = 0.0) -> Tensor:
+def ranking_losses(scores: Tensor, ranks: Tensor, mask: Tensor, margin: float = 0.0) -> Tensor:
     """Bradley-Terry over all pairs of each ranking, a ranking as one batch element: [rankings].
 
     scores, ranks, mask: [rankings, K]; a lower rank is better, equal ranks are a tie. A pair's loss is
     -log sigmoid(s_better - s_worse); a tie is half a win each way. Pairs are averaged within a ranking, so that long
     rankings do not drown short ones (Ouyang et al. 2022, section 3.5, eq. 1). With `margin` m, a better score has to
-    lead by m for each rank between the two (Touvron et al. 2023, Llama 2, eq. 2). With `lapse` l, a person is taken to
-    say the opposite in a share l of the pairs whatever their scores, so that a slip in a plain case is not learned from
-    without bound (the lapse rate of Wichmann and Hill 2001, eq. 1, on both sides): a better one has the probability
-    l + (1 - 2 l) sigmoid(lead).
+    lead by m for each rank between the two (Touvron et al. 2023, Llama 2, eq. 2).
     """
     order = ranks.unsqueeze(1) - ranks.unsqueeze(2)  # [n, i, j] > 0 where i is better than j
     lead = scores.unsqueeze(2) - scores.unsqueeze(1) - margin * order
     upper = torch.ones(scores.shape[1], scores.shape[1], dtype=torch.bool, device=scores.device).triu(1)
     pairs = mask.unsqueeze(2) & mask.unsqueeze(1) & upper
     wins = 0.5 * (torch.sign(order) + 1)  # 1, 1/2 or 0
-    won, lost = logsigmoid(lead), logsigmoid(-lead)
-    if lapse:
-        least, rest = scores.new_tensor(lapse).log(), math.log1p(-2 * lapse)
-        won, lost = torch.logaddexp(least, rest + won), torch.logaddexp(least, rest + lost)
-    loss = -(wins * won + (1 - wins) * lost)
+    loss = -(wins * logsigmoid(lead) + (1 - wins) * logsigmoid(-lead))
     return torch.where(pairs, loss, 0.0).sum((1, 2)) / pairs.sum((1, 2)).clamp_min(1)
 
 

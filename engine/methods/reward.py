@@ -4,10 +4,10 @@ The last token is the one that opens the person's next turn: there a language mo
 the answer will be taken, which is just what the head is to learn. It is told the answer's length beside, and what it
 weighs turns with what was asked (`models.heads.RewardHead`).
 
-Loss: Bradley-Terry over all pairs of each ranking, some of them slips (`losses.ranking_losses`), and proportional
-odds for ratings (`losses.ordinal_losses`). Several heads, or several adapters, make an ensemble whose disagreement says
-how sure it is; each weighs the feedback its own way (the Bayesian bootstrap, Rubin 1981). Afterwards scores are shifted
-and scaled to mean 0 and variance 1 on answers of the starting policy (Ziegler et al. 2019, section 2.2).
+Loss: Bradley-Terry over all pairs of each ranking (`losses.ranking_losses`), and proportional odds for ratings
+(`losses.ordinal_losses`). Several heads, or several adapters, make an ensemble whose disagreement says how sure it
+is; each weighs the feedback its own way (the Bayesian bootstrap, Rubin 1981). Afterwards scores are shifted and
+scaled to mean 0 and variance 1 on answers of the starting policy (Ziegler et al. 2019, section 2.2).
 """
 
 import random
@@ -194,9 +194,7 @@ class FeedbackObjective(Objective[Ranking | Valued]):
             ranks, present = pad_ranks([r.ranks for r in rankings], device)
             ranked = scores[: int(present.sum())]
             for h in range(self.head.count):
-                each = losses.ranking_losses(
-                    spread(ranked[:, h], present), ranks, present, self.config.margin, self.config.lapse
-                )
+                each = losses.ranking_losses(spread(ranked[:, h], present), ranks, present, self.config.margin)
                 total = total + (weights[: len(rankings), h] * each).sum() / self.head.count
             mean = spread(ranked.detach().mean(-1), present)
             figures["accuracy"] = losses.ranking_accuracy(mean, ranks, present)

@@ -1,9 +1,7 @@
 """The settings of each method: default, range and meaning. Needs no torch, so the page can show and check them."""
 
 from dataclasses import dataclass, replace
-from typing import Annotated, ClassVar, Literal, Self
-
-from pydantic import Field
+from typing import ClassVar, Literal, Self
 
 from engine.training.settings import (
     OPTIMIZER,
@@ -16,8 +14,6 @@ from engine.training.settings import (
     Share,
     setting,
 )
-
-Lapse = Annotated[float, Field(ge=0, lt=0.5)]
 
 RANKED = 4  # answers of a ranking, at most in Chat and as a rule elsewhere
 
@@ -69,7 +65,6 @@ class RewardConfig(FitConfig):
     heads: Count = setting(1, "Heads on one adapter, each on the feedback weighted its own way: an ensemble.")
     adapters: Count = setting(1, "Adapters of an ensemble, trained one after another.")
     margin: NotNegative = setting(0.0, "By how much a better answer's score should lead, for each rank between them.")
-    lapse: Lapse = setting(0.1, "Share of pairs in which a person is taken to slip, however plain the case.")
     rating_weight: NotNegative = setting(1.0, "Weight of a rating against the scale, where a ranking weighs 1.")
     held_out: Share = setting(0.15, "Share of prompts kept for measuring.")
 

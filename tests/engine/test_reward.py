@@ -20,7 +20,7 @@ from engine.sampling.answers import answer
 from engine.sampling.settings import Sampling
 from engine.training.passes import Encoded
 
-CONFIG = RewardConfig(rank=4, epochs=10, batch=4, min_steps=0, learning_rate=5e-3, head_learning_rate=1e-2, lapse=0.0)
+CONFIG = RewardConfig(rank=4, epochs=10, batch=4, min_steps=0, learning_rate=5e-3, head_learning_rate=1e-2)
 
 
 def ranking(prompt, responses, ranks):
