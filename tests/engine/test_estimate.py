@@ -191,8 +191,10 @@ def test_time_is_told_before_the_first_run_from_what_there_is_to_do(store, pocke
     assert told("pretrain") is None
 
 
-def test_a_run_in_half_the_time_is_told_so(store, cache):
+def test_a_run_in_half_the_time_is_told_so(store, cache, monkeypatch):
     shape = KNOWN["Qwen2.5-0.5B"]
+    # The machine on which the runs below were timed; the one that tests, beside others, may be slower at products alone.
+    monkeypatch.setattr(timing, "machine_speed", lambda: 1.6e11)
 
     def told(**settings):
         config = read_config({"recompute": "never", **settings}).settled(50)
