@@ -193,7 +193,7 @@ def test_time_is_told_before_the_first_run_from_what_there_is_to_do(store, pocke
 
 def test_a_run_in_half_the_time_is_told_so(store, cache, monkeypatch):
     shape = KNOWN["Qwen2.5-0.5B"]
-    # The machine on which the runs below were timed; the one that tests, beside others, may be slower at products alone.
+    # The machine on which the runs below were timed. The one that tests, beside others, may be slow at products alone.
     monkeypatch.setattr(timing, "machine_speed", lambda: 1.6e11)
 
     def told(**settings):
