@@ -5,6 +5,7 @@ workspace/
   bases/         one folder a base made here, by pretraining: all its weights
   models/        one folder a model version: adapter, head, studio.json
   runs/          one folder a run: log.txt, checkpoints
+  *.lock         empty; held by who opens the database, and by the run that has the device
 """
 
 import os

@@ -5,6 +5,7 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,15 @@ from sqlite_utils import Database
 
 from engine.errors import UserError
 from engine.store.migrations import migrations
+
+
+@cache
+def _known() -> set[str]:
+    """The names of all changes of shape: what would be done to a database that has seen none."""
+    nothing = Database(memory=True)
+    names = {m.name for m in migrations.pending(nothing)}
+    nothing.close()
+    return names
 
 
 class Store:
@@ -40,8 +50,7 @@ class Store:
 
     def _migrate(self, path: Path) -> None:
         """Bring the tables to the newest shape. Raises UserError where they have one that is newer than this code."""
-        known = {m.name for m in migrations.pending(Database(memory=True))}
-        if any(m.name not in known for m in migrations.applied(self.db)):
+        if any(m.name not in _known() for m in migrations.applied(self.db)):
             raise UserError(f"The database {path} was made by a newer version of the studio. Install that, or newer.")
         migrations.apply(self.db)
 
