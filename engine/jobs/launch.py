@@ -92,8 +92,8 @@ def end(store: Store, run_id: int, patience: float = 20.0) -> None:
     run = runs.get_run(store, run_id)
     if not alive(run):
         return
+    store.update("runs", run_id, asked="stop")
     process = psutil.Process(run["pid"])
-    process.terminate()
     try:
         process.wait(patience)
     except psutil.TimeoutExpired:

@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
-from safetensors.torch import load_file, save_file
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import nn
 
 from engine.errors import UserError, whole
@@ -70,7 +71,8 @@ class Roles:
         with whole(folder, RESTORE):
             # Read before the model is touched: PEFT leaves half an adapter behind where it fails.
             LoraConfig.from_pretrained(str(folder))
-            load_file(folder / WEIGHTS)
+            with safe_open(folder / WEIGHTS, "np"):
+                pass
             shift = load_shift(folder, self.base.device)
             if self.peft is None:
                 self.peft = PeftModel.from_pretrained(self.base.model, folder, adapter_name=role, is_trainable=False)

@@ -42,16 +42,18 @@ class Store:
                 self.connection.execute("PRAGMA journal_mode=WAL")
                 self.connection.execute("PRAGMA foreign_keys=ON")
                 self.connection.execute("PRAGMA synchronous=NORMAL")
-                self._migrate(path)
+                self._migrate()
         except sqlite3.DatabaseError as error:
             raise UserError(
                 f"The database {path} does not open ({error}). Move it away to start anew, or restore a copy."
             ) from error
 
-    def _migrate(self, path: Path) -> None:
+    def _migrate(self) -> None:
         """Bring the tables to the newest shape. Raises UserError where they have one that is newer than this code."""
         if any(m.name not in _known() for m in migrations.applied(self.db)):
-            raise UserError(f"The database {path} was made by a newer version of the studio. Install that, or newer.")
+            raise UserError(
+                f"The database {self.path} was made by a newer version of the studio. Install that, or newer."
+            )
         migrations.apply(self.db)
 
     def rows(self, sql: str, *values: Any) -> list[dict]:

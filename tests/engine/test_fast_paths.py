@@ -11,7 +11,6 @@ from engine.methods import losses
 from engine.methods.online import gather
 from engine.methods.ppo import PPO
 from engine.methods.reward import RewardModel
-from engine.methods.settings import PPOConfig
 from engine.models import replayed, states
 from engine.models.heads import RewardHead
 from engine.models.layout import lay_out
@@ -23,9 +22,7 @@ from engine.sampling.settings import Sampling
 from engine.sampling.ways import check
 from engine.training.passes import Encoded, response_pass
 from tests.conftest import family_model, tiny_tokenizer
-from tests.engine.toys import PROMPTS, TokenScorer, shake
-
-CONFIG = PPOConfig(max_new_tokens=12, rank=4, epochs=1, minibatches=1, max_grad_norm=1e9, temperature=0.9)
+from tests.engine.toys import CONFIG, PROMPTS, TokenScorer, shake
 
 
 def padded(drawn):

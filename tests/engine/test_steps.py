@@ -2,13 +2,13 @@
 
 import gc
 import weakref
+from dataclasses import replace
 
 import pytest
 import torch
 
 from engine.methods.online import gather
 from engine.methods.ppo import PPO
-from engine.methods.settings import PPOConfig
 from engine.models import states
 from engine.models.load import load_base
 from engine.models.roles import Roles
@@ -21,7 +21,7 @@ from engine.sampling.settings import Sampling
 from engine.sampling.steps import LeanSteps, OwnSteps
 from engine.sampling.ways import steps_of
 from tests.conftest import family_model
-from tests.engine.toys import PROMPTS, TokenScorer, shake
+from tests.engine.toys import CONFIG, PROMPTS, TokenScorer, shake
 
 
 @pytest.fixture(params=[LeanSteps, RecordedSteps])
@@ -82,10 +82,7 @@ def test_what_was_learned_is_in_every_pass(tiny_folder, precision, kind):
     """No pass goes by weights of before a step, whatever it keeps of them."""
     roles = Roles(load_base(str(tiny_folder), precision))
     roles.add("policy", rank=4)
-    config = PPOConfig(
-        max_new_tokens=12, rank=4, epochs=1, minibatches=1, max_grad_norm=1e9, temperature=0.9, learning_rate=0.05,
-        stop_kl=1e9,
-    )  # fmt: skip
+    config = replace(CONFIG, learning_rate=0.05, stop_kl=1e9)
     learner, asked = PPO(roles, config), [[{"role": "user", "content": "w1"}]] * len(PROMPTS)
     scorer = TokenScorer(lambda ids: float(sum(ids) % 7))
     for update in range(2):

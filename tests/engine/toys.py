@@ -2,6 +2,7 @@
 
 import torch
 
+from engine.methods.settings import PPOConfig
 from engine.models.chat import encode_prompt
 from engine.models.load import load_base
 from engine.models.roles import Roles
@@ -9,6 +10,7 @@ from engine.training.context import Silent, Stopped
 from tests.conftest import tiny_model, tiny_tokenizer
 
 CONVERSATION = [{"role": "user", "content": "w1 w2"}]
+CONFIG = PPOConfig(max_new_tokens=12, rank=4, epochs=1, minibatches=1, max_grad_norm=1e9, temperature=0.9)
 PROMPTS = [[5, 6, 7, 8, 9, 10, 11], [4], [12, 3], [7, 7, 7, 7], [9, 4, 5], [6]]  # token ids, of several lengths
 
 

@@ -14,6 +14,8 @@ from engine.models.roles import Roles
 from engine.training import checkpoint
 from tests.engine.toys import shake
 
+FILES = ("adapter_model.safetensors", "adapter_config.json", "studio.json", "reward_head.safetensors")
+
 
 @pytest.fixture
 def version(tiny_roles, tmp_path):
@@ -45,9 +47,6 @@ def test_a_version_that_does_not_load_leaves_none_of_it_behind(tiny_roles, tmp_p
         pairs = zip(roles.parameters("bad"), tiny_roles.parameters("bad"), strict=True)
         assert all(torch.equal(a, b) for a, b in pairs)
         (tmp_path / "bad" / FILES[0]).write_bytes(whole[:200])
-
-
-FILES = ("adapter_model.safetensors", "adapter_config.json", "studio.json", "reward_head.safetensors")
 
 
 @pytest.mark.parametrize("damage", ["cut", "garbled", "empty", "gone"])
