@@ -48,6 +48,11 @@ class Job:
         self.store.update("runs", self.run["id"], **values)
         self.run = runs.get_run(self.store, self.run["id"])
 
+    def made(self, what: str) -> int | None:
+        """The version that came out as `what` before the run was broken off; None where there is none any more."""
+        version = self.run["result"].get(what)
+        return version if version and not models.once_made(self.store, version)["deleted"] else None
+
     def used(self, train: list, test: list) -> None:
         """Note exactly which feedback the run learns from, and which it measures with."""
         sides = [sorted({i for example in side for i in example.feedback_ids}) for side in (train, test)]

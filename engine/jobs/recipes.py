@@ -39,8 +39,7 @@ MEASURED_FROM = 40  # rankings; with fewer, a reward model learns from all of th
 
 def make_reward(job: Job, roles: Roles, start: str | None, reference: str | None) -> RewardModel:
     """Train a reward model on the store's feedback and keep it as a version; one already made is taken up."""
-    done = job.run["result"].get("reward_model")
-    if done:
+    if done := job.made("reward_model"):
         return load_reward(roles, job.workspace.model(done))
     rankings = gather_rankings(job.store)
     graded = [v for v in gather_valued(job.store) if v.grade is not None]
@@ -93,7 +92,11 @@ def find_scorer(job: Job, roles: Roles, config: OnlineConfig) -> Scorer:
 def make_policy(
     job: Job, roles: Roles, start: str | None, stage: str, train: Callable[[Path], dict[str, float]]
 ) -> dict:
-    """Train the role "policy" and keep it as a version; stopped early, what it had reached is kept all the same."""
+    """Train the role "policy" and keep it as a version; one already made is taken up. Stopped early, what it had
+    reached is kept all the same."""
+    if done := job.made("policy"):
+        roles.load("policy", job.workspace.model(done))
+        return models.get_version(job.store, done)
     settings = getattr(job.config, stage)
     roles.add("policy", rank=settings.rank, seed=settings.seed)
     if start:
@@ -113,6 +116,7 @@ def make_policy(
     job.keep({f"{stage}_{key}": value for key, value in figures.items()}, version)
     if stopped:
         raise stopped
+    job.keep({"policy": version})
     return models.get_version(job.store, version)
 
 

@@ -57,6 +57,13 @@ def get_version(store: Store, version: int | str) -> dict:
     return _parsed(row)
 
 
+def once_made(store: Store, version_id: int) -> dict:
+    """A version by the id that a run or another version names, whether it was deleted since or not: its row stays."""
+    row = store.row("SELECT * FROM model_versions WHERE id = ?", version_id)
+    assert row is not None
+    return _parsed(row)
+
+
 ONLINE = ("improve", "ppo", "reinforce")  # methods that a KL penalty keeps near a reference
 
 
@@ -65,9 +72,7 @@ def first_of_line(store: Store, version: dict) -> dict:
     where another method made it. A deleted one does not count."""
     found = version
     while version["parent_id"] and version["facts"].get("method") in ONLINE:
-        row = store.row("SELECT * FROM model_versions WHERE id = ?", version["parent_id"])
-        assert row is not None  # rows of versions are never deleted
-        version = _parsed(row)
+        version = once_made(store, version["parent_id"])
         if not version["deleted"]:
             found = version
     return found

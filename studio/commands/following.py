@@ -57,7 +57,7 @@ def outcome(store, run_id: int) -> list[str]:
     found = run["result"]
     lines = []
     if number := found.get("reward_model"):
-        version = engine.versions.get_version(store, number)
+        version = engine.versions.once_made(store, number)
         report = version["facts"].get("report") or {}
         lines.append(f"{version['name']}: a reward model, from {version['facts']['train_rankings']} rankings.")
         if report.get("pairs"):
@@ -67,10 +67,11 @@ def outcome(store, run_id: int) -> list[str]:
                 f"({low:.0%} to {high:.0%})."
             )
     if run["model_version_id"] not in (None, number):
-        name = engine.versions.get_version(store, run["model_version_id"])["name"]
-        parent = engine.versions.get_version(store, run["parent_version_id"])["name"]
-        lines.append(f"{name}: a version of {parent}.")
+        made, parent = (engine.versions.once_made(store, run[key]) for key in ("model_version_id", "parent_version_id"))
+        name = made["name"]
+        lines.append(f"{name}: a version of {parent['name']}{', deleted since' if made['deleted'] else ''}.")
         if "comparison" in found:
-            lines.append(f"{parent} before, {name} after: {compared(found['comparison'])}")
-        lines.append(f'Ask it: rlhf-studio chat -m {name} -p "..."')
+            lines.append(f"{parent['name']} before, {name} after: {compared(found['comparison'])}")
+        if not made["deleted"]:
+            lines.append(f'Ask it: rlhf-studio chat -m {name} -p "..."')
     return lines

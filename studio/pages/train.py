@@ -156,7 +156,7 @@ def build(session: Session) -> None:
         found = curves(run["id"])
         stages = engine.runs.stages_of(store, run["id"])
         reward = run["result"].get("reward_model")
-        report = engine.versions.get_version(store, reward)["facts"].get("report") if reward else None
+        report = engine.versions.once_made(store, reward)["facts"].get("report") if reward else None
         return {
             "id": run["id"],
             "method": run["method"],

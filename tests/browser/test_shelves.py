@@ -59,8 +59,13 @@ def test_models_are_kept_in_order(studio, page, tmp_path):
 def test_a_deleted_version_comes_back_until_the_trash_is_emptied(studio, page, tmp_path):
     workspace = engine.open_workspace(tmp_path / "workspace")
     store = engine.Store(workspace.database)
-    made = engine.versions.add_version(store, "policy", engine.versions.newest_chat_version(store), None, {})
-    engine.shelf.promote(store, engine.versions.list_versions(store, "base")[0]["id"])
+    base = engine.versions.newest_chat_version(store)
+    run = engine.runs.add_run(store, "improve", engine.read_config({}).as_dict(), base["id"])
+    reward = engine.versions.add_version(store, "reward", base, run, {"report": {}})
+    made = engine.versions.add_version(store, "policy", base, run, {})
+    store.update("runs", run, status="finished", result={"reward_model": reward}, model_version_id=made)
+    engine.shelf.promote(store, base["id"])
+    engine.shelf.delete(store, workspace, reward)
     store.close()
     workspace.model(made).mkdir()
     (workspace.model(made) / "adapter_model.safetensors").write_bytes(b"x" * 2_000_000)
@@ -78,3 +83,5 @@ def test_a_deleted_version_comes_back_until_the_trash_is_emptied(studio, page, t
     page.click(".empty-trash")
     page.locator(".trash").wait_for(state="hidden")
     assert not (workspace.folder / "trash").exists()
+    page.goto(f"{studio}/train")  # the run that made them is still told of
+    page.locator(".run-head", has_text="Run 1").wait_for()

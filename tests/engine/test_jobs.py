@@ -16,7 +16,7 @@ from engine.models.heads import RewardHead
 from engine.models.load import stop_ids
 from engine.pocket import demo
 from engine.store import comparisons, conversations, feedback, models, runs
-from engine.training.context import Silent
+from engine.training.context import Silent, Stopped
 from engine.training.passes import Encoded
 
 SHORT = [
@@ -132,6 +132,30 @@ def test_a_run_pauses_goes_on_and_stops_with_what_it_has_learned(workspace, stor
         assert models.get_version(store, run["model_version_id"])["kind"] == "policy"
     with pytest.raises(engine.UserError, match="already ended"):
         launch.pause(workspace, store, run_id)
+
+
+class EndsAt(Silent):
+    def __init__(self, name):
+        self.name = name
+
+    def stage(self, name, done, total):
+        if name == self.name:
+            raise Stopped
+
+
+def test_a_run_that_goes_on_takes_up_what_it_had_made(workspace, store, ranked):
+    run_id = runs.add_run(store, "improve", engine.parse_settings(SHORT), ranked)
+    with pytest.raises(Stopped):
+        recipes.run_improve(job.Job(workspace, store, runs.get_run(store, run_id), EndsAt("compare")))
+    made = {kind: models.list_versions(store, kind)[0]["id"] for kind in ("reward", "policy")}
+    assert not comparisons.list_comparisons(store)
+
+    models.promote(store, ranked)
+    engine.shelf.delete(store, workspace, made["reward"])  # what is there no more is made again
+    recipes.run_improve(job.Job(workspace, store, runs.get_run(store, run_id), Silent()))
+    assert [v["id"] for v in models.list_versions(store, "policy")] == [made["policy"]]
+    assert [v["name"] for v in models.list_versions(store, "reward")] == ["reward-2"]
+    assert comparisons.list_comparisons(store)[0]["after_id"] == made["policy"]
 
 
 def test_a_killed_run_says_so_and_the_next_in_the_queue_starts(workspace, store, ranked):

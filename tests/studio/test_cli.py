@@ -146,6 +146,11 @@ def test_train_and_compare_speak_the_contract(workspace, store, base_version):
     assert "reward-1: a reward model, from 6 rankings." in words
     words = run("runs", "show", ppo["run"], *folder).stdout
     assert "round-1: a version of pocket." in words and "after wins" in words
+    for name in ("round-1", "reward-1"):
+        last_json(run("models", "delete", name, "--json", *folder))
+    assert run("runs", "show", reward["run"], *folder).exit_code == 0
+    words = run("runs", "show", ppo["run"], *folder).stdout
+    assert "round-1: a version of pocket, deleted since." in words and "rlhf-studio chat" not in words
     assert last_json(run("runs", "log", reward["run"], "--json", *folder))["log"]
 
 
