@@ -42,6 +42,7 @@ _NAMES = {
     "fingerprint": "engine.models.find",
     "Sampling": "engine.sampling.settings",
     "DRAWN": "engine.sampling.settings",
+    "usual_sampling": "engine.sampling.settings",
     "load_prompts": "engine.prompts",
     "parse_settings": "engine.jobs.config",
     "read_config": "engine.jobs.config",

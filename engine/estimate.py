@@ -45,12 +45,12 @@ def memory(
     adapter = shape.adapter(settings.rank)
     online = stage in ("ppo", "reinforce")
     if online:
-        answer = answer or max(1, int(ANSWERED * settings.max_new_tokens))
+        answer = answer or max(1, int(ANSWERED * settings.longest))
         examples, answers = settings.episodes // max(1, settings.minibatches), 1
         adapters = 2 if stage == "ppo" else 1  # the policy's and the reward model's
         cache = settings.episodes * (prompt + answer) * 2 * shape.layers * shape.keys * number
     else:
-        answer = answer or max(1, int(ANSWERED * config.ppo.max_new_tokens))
+        answer = answer or max(1, int(ANSWERED * config.ppo.longest))
         examples, answers = settings.batch, settings.ANSWERS
         adapters, cache = 1, 0.0
     examples = min(examples, settings.micro_batch or examples)

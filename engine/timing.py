@@ -132,18 +132,18 @@ class Clock:
     def stage(self, config: RunConfig, name: str, feedback: int) -> float:
         settings = getattr(config, name)
         if name == "compare":
-            return 2 * self.answering(settings.prompts, config.ppo.max_new_tokens) + 2 * self.passing(settings.prompts)
+            return 2 * self.answering(settings.prompts, config.ppo.longest) + 2 * self.passing(settings.prompts)
         if name in ("ppo", "reinforce"):
             parts = settings.epochs * settings.minibatches
             learning = parts * self.passing(settings.episodes // settings.minibatches, train=True)
             read = self.passing(settings.episodes) + self.passing(settings.episodes, heads=False)
-            return settings.updates * (self.answering(settings.episodes, settings.max_new_tokens) + read + learning)
+            return settings.updates * (self.answering(settings.episodes, settings.longest) + read + learning)
         one = self.passing(settings.batch, heads=name != "reward", train=True, answers=settings.ANSWERS)
         learning = settings.steps(max(feedback, 1)) * one
         if name != "reward":
             return learning
         asked = settings.NORMALISED
-        return learning + self.answering(asked, config.ppo.max_new_tokens) + self.passing(asked, heads=False)
+        return learning + self.answering(asked, config.ppo.longest) + self.passing(asked, heads=False)
 
 
 def first_seconds(store: Store, method: str, config: RunConfig, shape: Shape, feedback: int) -> float | None:
@@ -155,7 +155,7 @@ def first_seconds(store: Store, method: str, config: RunConfig, shape: Shape, fe
         stages = (*stages, "compare")
     prompt, answer = lengths(store)
     speed = machine_speed() * (min(1.0, config.threads / (os.cpu_count() or 1)) if config.threads else 1.0)
-    answer = answer or int(ANSWERED * config.ppo.max_new_tokens)
+    answer = answer or int(ANSWERED * config.ppo.longest)
     clock = Clock(shape, speed, prompt, answer, config.recompute == "always")
     return _pace(shape, config) * sum(clock.stage(config, stage, feedback) for stage in stages)
 

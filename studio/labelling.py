@@ -20,6 +20,7 @@ class Filler:
 
     def __init__(self, session: Session, prompt_set: str):
         self.session, self.prompt_set = session, prompt_set
+        self.settings: dict = {}  # a person's, of how answers are drawn
         self.doubts: dict[int, float] = {}  # of open items, by prompt; lost with the studio and found again
         self.problem = ""
         self.wanted = time.monotonic()
@@ -63,7 +64,8 @@ class Filler:
         if not left:
             return False
         text = random.Random(f"{source} {len(left)}").choice(left)
-        self.session.answer_now([{"role": "user", "content": text}], text, source, ANSWERS, version)
+        sampling = self.session.sampling(self.settings, version)
+        self.session.answer_now([{"role": "user", "content": text}], text, source, ANSWERS, version, sampling)
         return True
 
     def left(self) -> list[str]:

@@ -4,7 +4,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import engine
@@ -51,17 +51,29 @@ class Session:
     def version(self) -> dict:
         return engine.versions.newest_chat_version(self.store)
 
+    def sampling(self, settings: dict, version: dict) -> Any:
+        """How answers of `version` are drawn by what a person has set in Chat's drawer; what is missing or not a number
+        there is as usual."""
+        usual = engine.usual_sampling(version["base"])
+        values = {}
+        for name, low, high in (("temperature", 0.0, 2.0), ("top_p", 0.05, 1.0), ("max_new_tokens", 1, 2048)):
+            given = settings.get(name)
+            if isinstance(given, int | float):
+                if not low <= given <= high:
+                    raise engine.UserError(f"The setting {name} goes from {low} to {high}.")
+                values[name] = type(getattr(usual, name))(given)
+        return replace(usual, **values)
+
     def give_way(self) -> None:
         """Free the GPU's memory for a run; the next question starts the serving worker again."""
         if self.serving.device == "cuda":
             self.serving.close()
 
-    def ask(self, prompt_id: int, count: int, sampling: Any, version_id: int | None, seed: int | None) -> None:
-        """Start answering a stored prompt; the answers go into the store when they are done.
+    def ask(self, prompt_id: int, count: int, sampling: Any, version: dict, seed: int | None) -> None:
+        """Start answering a stored prompt with `version`; the answers go into the store when they are done.
 
-        version_id: who answers, None for the version in use. seed: of the first answer, None for a new one.
+        seed: of the first answer, None for a new one.
         """
-        version = engine.versions.get_version(self.store, version_id) if version_id else self.version
         live = Live(self.serving.reserve(), [""] * count)
         self.live[prompt_id] = live
         first = time.time_ns() % 2**31 if seed is None else seed
@@ -81,15 +93,16 @@ class Session:
             keep=keep,
         )
 
-    def answer_now(self, messages: list[dict], text: str, source: str, count: int, version: dict) -> None:
+    def answer_now(
+        self, messages: list[dict], text: str, source: str, count: int, version: dict, sampling: Any
+    ) -> None:
         """Answer a prompt and only then store it with the `count` answers of many that differ most, so that no prompt
         is ever left without any."""
-        seed = time.time_ns() % 2**31
-        sampling = engine.Sampling().as_dict()
-        events = self._generate(self.serving.reserve(), version, messages, seed, engine.DRAWN, sampling, count)
+        seed, how = time.time_ns() % 2**31, sampling.as_dict()
+        events = self._generate(self.serving.reserve(), version, messages, seed, engine.DRAWN, how, count)
         answers = list(events)[-1]["answers"]
         prompt = engine.conversations.add_prompt(self.store, text, source)
-        engine.conversations.add_responses(self.store, prompt, version["id"], sampling, answers)
+        engine.conversations.add_responses(self.store, prompt, version["id"], how, answers)
 
     def _answer(self, prompt_id: int, live: Live, count: int, sampling: Any, version: dict, seed: int) -> None:
         try:

@@ -21,12 +21,12 @@ const lastTurn = () => (state.current?.turns || []).at(-1);
 
 // ---- Settings, remembered by the browser
 const NUMBERS = ["temperature", "top_p", "max_new_tokens", "seed"];
-const kept = JSON.parse(localStorage.getItem("chat-settings") || "{}");
+const kept = chatSettings();
 function settings() {
   const found = { version: Number(drawer.querySelector(".version").value) || null, system: drawer.querySelector(".system").value };
   for (const name of NUMBERS) {
     const value = drawer.querySelector(`.${name}`).value;
-    found[name] = value === "" ? null : Number(value);
+    found[name] = value === "" || Number(value) === state.usual[name] ? null : Number(value);
   }
   return found;
 }
@@ -213,7 +213,7 @@ function card(turn, response, index, ranks) {
       several && el("button", { class: "rank", title: t("Rank this answer next (key {n}; Shift-click for a tie; or drag the card)", { n: index + 1 }), "aria-label": rankOf ? t("Answer {n}, rank {rank}", { n: index + 1, rank: rankOf }) : t("Rank answer {n}", { n: index + 1 }), onclick: (event) => rank(turn, response.id, event.shiftKey) }, rankOf ? `#${rankOf}` : `${index + 1}`),
       response.edit && el("span", { class: "tag", title: response.text }, t("edited")),
       response.finish === "cancelled" && el("span", { class: "tag" }, t("stopped")),
-      response.finish === "length" && el("span", { class: "tag" }, t("cut off")),
+      response.finish === "length" && el("span", { class: "tag", title: t("Settings say how long an answer may be.") }, t("cut off")),
       stars(response),
     ),
     body,

@@ -86,6 +86,9 @@ function wordDiff(before, after) {
   return out;
 }
 
+/** How answers are drawn, as Chat's drawer was last left; the browser remembers what differs from the usual. */
+const chatSettings = () => JSON.parse(localStorage.getItem("chat-settings") || "{}");
+
 let noticeTimer;
 /** One place for what went wrong or was done; it leaves by itself. */
 function notice(text, kind = "info") {

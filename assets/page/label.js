@@ -48,7 +48,7 @@ async function waitForMore() {
   let pause = 250;
   while (here() && !item) {
     await sleep(pause);
-    const answer = await call("state", chosenSet());
+    const answer = await call("state", chosenSet(), chatSettings());
     pause = answer && !answer.problem ? 250 : Math.min(2 * pause, 8000); // what went wrong may pass
     if (!answer || item) continue;
     now = answer;
@@ -149,7 +149,7 @@ function draw() {
   const ranks = ranksOf(tiers);
   refill(
     itemBox,
-    el("div", { class: "row" }, item.again && el("span", { class: "tag again" }, t("Once more, to see how steady your taste is")), now.informed && el("span", { class: "tag" }, t("The reward model is unsure here"))),
+    el("div", { class: "row" }, item.again && el("span", { class: "tag again" }, t("Once more, to see how steady your taste is")), now.informed && el("span", { class: "tag" }, t("The reward model is unsure here")), item.responses.some((r) => r.finish === "length") && el("span", { class: "hint" }, t("Some were cut off. The settings in Chat say how long an answer may be."))),
     verbatim("div", item.text, "ask"),
     el("div", { class: `cards n${item.responses.length}` }, item.responses.map((r, i) => card(r, i, ranks))),
     el("div", { class: "row" }, el("button", { class: "primary next", disabled: !tiers.length, onclick: next }, t("Save and next (Enter)")), el("button", { class: "skip", onclick: skip }, t("Skip (S)")), el("span", { class: "hint" }, t("Best first: 1 to 4. Shift ties. What you leave out is tied below."))),
@@ -173,7 +173,7 @@ fill(help.querySelector("dl"), KEYS.map(([key, what]) => [el("dt", {}, key), el(
 help.querySelector(".close").addEventListener("click", () => help.close());
 root.querySelector(".help").addEventListener("click", () => help.showModal());
 root.querySelector(".undo").addEventListener("click", undo);
-sets.addEventListener("change", () => (localStorage.setItem("label-set", sets.value), call("state", sets.value).then(take)));
+sets.addEventListener("change", () => (localStorage.setItem("label-set", sets.value), call("state", sets.value, chatSettings()).then(take)));
 goal.value = localStorage.getItem("label-goal") || "50";
 goal.addEventListener("change", () => (localStorage.setItem("label-goal", goal.value), draw()));
-call("state", chosenSet()).then(take);
+call("state", chosenSet(), chatSettings()).then(take);

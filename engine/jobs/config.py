@@ -18,7 +18,7 @@ from engine.methods.settings import (
     RewardConfig,
     SFTConfig,
 )
-from engine.sampling.settings import Sampling
+from engine.sampling.settings import LONGEST, Sampling
 from engine.training.settings import Count, Natural, NotNegative, setting
 
 Recompute = Literal["auto", "always", "never"]
@@ -62,15 +62,16 @@ class RunConfig:
     def as_dict(self) -> dict:
         return asdict(self)
 
-    def settled(self, feedback: int) -> Self:
-        """The same with what hangs on how many rankings and edits there are; a reward function needs none."""
+    def settled(self, feedback: int, longest: int = LONGEST) -> Self:
+        """The same with what hangs on how many rankings and edits there are (a reward function needs none) and on how
+        long answers are."""
         worth = 0 if self.reward_function else feedback
-        return replace(self, ppo=self.ppo.settled(worth), reinforce=self.reinforce.settled(worth))
+        return replace(self, ppo=self.ppo.settled(worth, longest), reinforce=self.reinforce.settled(worth, longest))
 
     @property
     def sampling(self) -> Sampling:
         """How answers are drawn for normalising and comparing."""
-        return Sampling(temperature=self.compare.temperature, max_new_tokens=self.ppo.max_new_tokens)
+        return Sampling(temperature=self.compare.temperature, max_new_tokens=self.ppo.longest)
 
 
 STAGES = ("pretrain", "reward", "ppo", "reinforce", "sft", "dpo", "kto", "ilql")  # whose settings have a seed

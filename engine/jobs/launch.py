@@ -8,8 +8,9 @@ import sys
 import psutil
 
 from engine.errors import UserError
-from engine.jobs.config import read_config
-from engine.store import feedback, runs
+from engine.jobs.config import RunConfig, read_config
+from engine.sampling.settings import usual_sampling
+from engine.store import feedback, models, runs
 from engine.store.db import Store, now
 from engine.workspace import Workspace
 
@@ -33,10 +34,16 @@ def start(workspace: Workspace, store: Store, method: str, config: dict, parent_
     """Queue a run and start its process; returns the run's id at once."""
     if method not in METHODS:
         raise UserError(f'There is no method "{method}". Choose one of {", ".join(METHODS)}.')
-    settled = read_config(config).settled(feedback.compared(store))
-    run_id = runs.add_run(store, method, settled.as_dict(), parent_version_id)
+    parent = models.get_version(store, parent_version_id)
+    run_id = runs.add_run(store, method, settled(store, read_config(config), parent).as_dict(), parent_version_id)
     _spawn(workspace, store, run_id)
     return run_id
+
+
+def settled(store: Store, config: RunConfig, parent: dict) -> RunConfig:
+    """`config` with what it leaves to the feedback that there is and to the version that it starts from."""
+    usual = usual_sampling(parent["base"], feedback.longest_judged(store))
+    return config.settled(feedback.compared(store), usual.max_new_tokens)
 
 
 def resume(workspace: Workspace, store: Store, run_id: int) -> None:

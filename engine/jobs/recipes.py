@@ -159,7 +159,7 @@ def run_reward(job: Job) -> None:
 def _online(job: Job, stage: str, roles: Roles, start: str | None, reference: str | None, scorer: Scorer) -> None:
     """PPO or the policy gradient against `scorer`, from `start` and near `reference`, then the comparison."""
     settings = getattr(job.config, stage)
-    prompts, kept = questions.practised(job.store, roles, job.config, settings.max_new_tokens)
+    prompts, kept = questions.practised(job.store, roles, job.config, settings.longest)
     if settings.select_every:  # what the best policy is chosen by, it must not have practised on
         prompts = [p for p in prompts if p not in kept]
     extra: dict = {}

@@ -82,7 +82,7 @@ def gather(
     keep_states: bool = True,
 ) -> Experience:
     """Answer `prompts` (the token ids of `conversations`) with the policy and score the answers."""
-    sampling = Sampling(temperature=config.temperature, max_new_tokens=config.max_new_tokens)
+    sampling = Sampling(temperature=config.temperature, max_new_tokens=config.longest)
     pad, stop = roles.tokenizer.pad_token_id, stop_ids(roles.base)
     with roles.acting("policy") as model:
         drawn = rollout(model, prompts, pad, stop, sampling, seeds, keep_states)
@@ -152,7 +152,7 @@ def train_online(
                 best_score=best.score, best_weights=best.weights,
             )  # fmt: skip
 
-    prompts = [encode_prompt(roles.tokenizer, c, room=config.max_new_tokens) for c in conversations]
+    prompts = [encode_prompt(roles.tokenizer, c, room=config.longest) for c in conversations]
     figures: dict[str, float] = {}
     for update in range(first, config.updates):
         try:
@@ -208,7 +208,7 @@ def _show(
     roles: Roles, scorer: Scorer, conversations: list[list[Message]], config: OnlineConfig, step: int, context: Context
 ) -> None:
     """Answer the same few prompts with the same seeds again, for someone who watches."""
-    sampling = Sampling(temperature=config.temperature, max_new_tokens=config.max_new_tokens)
+    sampling = Sampling(temperature=config.temperature, max_new_tokens=config.longest)
     answers = answer(roles, "policy", conversations, sampling, list(range(len(conversations))))
     for found, score in zip(answers, scorer.scores(answers).tolist(), strict=True):
         context.sample(step, found.messages[-1]["content"], found.text, score)
@@ -227,7 +227,7 @@ class Best:
         """Score the policy as practice does, with the same seeds every time; keep it if none was better."""
         if not self.conversations:
             return float("nan")
-        sampling = Sampling(temperature=self.config.temperature, max_new_tokens=self.config.max_new_tokens)
+        sampling = Sampling(temperature=self.config.temperature, max_new_tokens=self.config.longest)
         seeds = [self.config.seed * 1000 + i for i in range(len(self.conversations))]
         answers = answer(self.roles, "policy", self.conversations, sampling, seeds)
         score = float(penalised(self.scorer.scores(answers), answers, self.config).mean())

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal, Self
 
+from engine.sampling.settings import LONGEST
 from engine.training.settings import (
     OPTIMIZER,
     Count,
@@ -138,17 +139,26 @@ class OnlineConfig:
     )
     max_grad_norm: Positive = setting(1.0, "Gradients longer than this are shortened to it.")
     temperature: Positive = setting(1.0, "Temperature at which the policy answers while it learns.")
-    max_new_tokens: Count = setting(96, "Longest answer, in tokens.")
+    max_new_tokens: Natural = setting(
+        0, "Longest answer, in tokens; 0 for the longest that was judged, 96 (built-in model) or 256 at least."
+    )
     micro_batch: Natural = setting(0, "Answers of a step at a time, to save memory; 0 for all at once.")
     seed: int = setting(0, "Seed of everything that is drawn.")
 
-    def settled(self, feedback: int = 0) -> Self:
-        """The same with as many updates as so many rankings and edits are worth, where none are set.
+    def settled(self, feedback: int = 0, longest: int = LONGEST) -> Self:
+        """The same with as many updates as so many rankings and edits are worth, and answers of up to `longest` tokens,
+        where these are not set.
 
         A reward model that has seen more can be followed further before it misleads (Gao et al. 2022, section 3.3).
         """
         share = (min(max(feedback, FEW), MANY) - FEW) / (MANY - FEW)
-        return self if self.updates else replace(self, updates=round(UPDATES * (1 + share)))
+        updates = self.updates or round(UPDATES * (1 + share))
+        return replace(self, updates=updates, max_new_tokens=self.max_new_tokens or longest)
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest answer, settled or not."""
+        return self.max_new_tokens or LONGEST
 
 
 @dataclass(frozen=True)

@@ -64,6 +64,16 @@ def _parameters(folder: Path) -> int:
     return total
 
 
+def reach(folder: Path) -> int | None:
+    """How many tokens the model reads; None where its config.json does not say."""
+    try:
+        config = json.loads((folder / "config.json").read_text())
+    except (OSError, ValueError):
+        return None
+    config = config.get("text_config", config)
+    return config.get("max_position_embeddings") or config.get("n_positions")
+
+
 def shape_of(folder: Path) -> Shape:
     """Read a model's shape from config.json. Raises UserError where it is not a transformer of a known, dense kind."""
     try:

@@ -139,6 +139,12 @@ def compared(store: Store) -> int:
     return found["ranking"] + found["edit"]
 
 
+def longest_judged(store: Store) -> int:
+    """Tokens of the longest answer to a question of which something was said; 0 where there is none by a model."""
+    row = store.row("SELECT max(tokens) AS n FROM responses WHERE prompt_id IN (SELECT prompt_id FROM current_ids)")
+    return int(row["n"] or 0) if row else 0
+
+
 def _prompt_of(store: Store, response_id: int) -> int:
     row = store.row("SELECT prompt_id FROM responses WHERE id = ?", response_id)
     if row is None:

@@ -15,7 +15,7 @@ from studio.commands.common import answer_with, in_workspace, version_of
 @click.option("--seed", default=None, type=int, help="Makes the answers repeatable. [default: by the clock]")
 @click.option("--temperature", default=1.0, show_default=True)
 @click.option("--top-p", default=1.0, show_default=True)
-@click.option("--max-new-tokens", default=96, show_default=True)
+@click.option("--max-new-tokens", type=click.IntRange(1), help="[default: 96 of the built-in model, 256 of others]")
 @in_workspace
 def chat(space, store, prompt, model, count, seed, temperature, top_p, max_new_tokens, as_json: bool) -> None:
     """Ask a model once and print its answers."""
@@ -23,7 +23,8 @@ def chat(space, store, prompt, model, count, seed, temperature, top_p, max_new_t
         raise engine.UserError("There is no question. Write one first.")
     version = version_of(store, model)
     seed = time.time_ns() % 2**31 if seed is None else seed
-    sampling = engine.Sampling(temperature, top_p, 0, max_new_tokens)
+    longest = max_new_tokens or engine.usual_sampling(version["base"]).max_new_tokens
+    sampling = engine.Sampling(temperature, top_p, 0, longest)
     client = engine.ServingClient(space.folder / "serving.log")
     try:
         events = client.generate(

@@ -20,5 +20,6 @@ def compare(space, store, before: str, after: str, prompts: str | None, settings
     config = engine.read_config(engine.parse_settings(list(settings), "compare"))
     texts = engine.load_prompts(prompts)[: config.compare.prompts] if prompts else None
     sides = [version_of(store, name) for name in (before, after)]
+    config = engine.launcher.settled(store, config, sides[1])
     result = engine.compare_versions(space, store, *sides, texts, config)
     answer_with(result, as_json, compared(result))

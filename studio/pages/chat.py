@@ -1,7 +1,5 @@
 """Chat: ask, read several answers side by side, rank, rate and rewrite them."""
 
-from typing import Any
-
 import engine
 from studio.markdown import rendered
 from studio.pages import page
@@ -40,19 +38,6 @@ SKELETON = """
   </form>
 </main>
 """
-
-
-def _sampling(settings: dict) -> Any:
-    """The sampling a person set in the drawer; what is missing or not a number is the default."""
-    usual = engine.Sampling()
-    values = {}
-    for name, low, high in (("temperature", 0.0, 2.0), ("top_p", 0.05, 1.0), ("max_new_tokens", 1, 2048)):
-        given = settings.get(name)
-        if isinstance(given, int | float):
-            if not low <= given <= high:
-                raise engine.UserError(f"The setting {name} goes from {low} to {high}.")
-            values[name] = type(getattr(usual, name))(given)
-    return engine.Sampling(**values)
 
 
 def build(session: Session) -> None:
@@ -114,15 +99,21 @@ def build(session: Session) -> None:
                 for v in engine.versions.list_versions(store)
                 if v["kind"] in ("base", "policy")
             ],
-            "usual": engine.Sampling().as_dict(),
+            "usual": engine.usual_sampling(version["base"]).as_dict(),
             "tags": list(engine.feedback_log.TAGS),
             "counts": engine.feedback_log.counts(store),
         }
 
+    def answering(settings: dict) -> dict:
+        """The version that a person has chosen to answer, else the one in use."""
+        chosen = settings.get("version")
+        return engine.versions.get_version(session.store, chosen) if chosen else session.version
+
     def ask(request: dict) -> dict:
         text, count = str(request["text"]).strip(), int(request["count"])
         settings = request.get("settings") or {}
-        sampling = _sampling(settings)
+        version = answering(settings)
+        sampling = session.sampling(settings, version)
         if not text:
             raise engine.UserError("There is no question. Write one first.")
         if not 1 <= count <= 4:
@@ -134,12 +125,13 @@ def build(session: Session) -> None:
         if conversation is None:
             conversation = engine.conversations.start_conversation(session.store, str(request["text"]).strip())
         prompt = engine.conversations.add_prompt(session.store, text, "chat", conversation, parent)
-        session.ask(prompt, count, sampling, settings.get("version"), settings.get("seed"))
+        session.ask(prompt, count, sampling, version, settings.get("seed"))
         return {"conversation": conversation, "prompt": prompt}
 
     def again(prompt: int, count: int, settings: dict) -> dict:
         """More answers to a question that was answered before; the old ones stay."""
-        session.ask(prompt, count, _sampling(settings), settings.get("version"), None)
+        version = answering(settings)
+        session.ask(prompt, count, session.sampling(settings, version), version, None)
         return {}
 
     def poll(prompt: int) -> dict:

@@ -43,9 +43,11 @@ def build(session: Session) -> None:
             ],
         }
 
-    def state(name: str, avoid: list[int] | None = None) -> dict:
-        """Where the queue stands, and the next item; `avoid` are items that are on the screen or were put off."""
+    def state(name: str, settings: dict | None = None, avoid: list[int] | None = None) -> dict:
+        """Where the queue stands, and the next item; `avoid` are items that are on the screen or were put off.
+        `settings`: how the person wants answers drawn, where that is told."""
         fill = filler(name)
+        fill.settings = fill.settings if settings is None else settings
         fill.wake()
         store, source = session.store, fill.source
         again = engine.labelling.due_again(store, source)
@@ -72,11 +74,11 @@ def build(session: Session) -> None:
 
     def rank(name: str, prompt: int, tiers: list) -> dict:
         engine.feedback_log.add_ranking(session.store, prompt, tiers)
-        return state(name, [prompt])
+        return state(name, avoid=[prompt])
 
     def skip(name: str, prompt: int) -> dict:
         engine.labelling.skip(session.store, prompt)
-        return state(name, [prompt])
+        return state(name, avoid=[prompt])
 
     def edit(response: int, text: str) -> dict:
         engine.feedback_log.add_edit(session.store, response, text)

@@ -226,9 +226,9 @@ def build(session: Session) -> None:
     def cost(method: str, preset: str, given: dict) -> dict:
         """What the run that is set up would take: gigabytes at its most hungry stage, in what precision, and seconds;
         None if unknown."""
-        compared = engine.feedback_log.compared(session.store)
-        config = engine.read_config(changed(preset_of(preset), given)).settled(compared)
         version, counts = session.version, engine.feedback_log.counts(session.store)
+        config = engine.read_config(changed(preset_of(preset), given))
+        config = engine.launcher.settled(session.store, config, version)
         device = session.serving.device or "cpu"
         machine = engine.memory_in_use(device)
         free = machine["total"] - machine["used"]

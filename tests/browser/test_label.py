@@ -67,3 +67,19 @@ def test_enter_saves_a_ranking_in_the_frame_in_which_the_help_was_closed(studio,
         }"""
     )
     page.locator(".pace", has_text="1 of 50").wait_for()
+
+
+def test_answers_are_drawn_as_the_settings_in_chat_say(studio, page, tmp_path):
+    page.goto(studio)
+    page.click(".drawer-toggle")
+    page.fill(".drawer .max_new_tokens", "3")
+    page.fill(".drawer .temperature", "1")  # the usual one is not kept: it may be another model's tomorrow
+    page.locator(".drawer .temperature").press("Tab")
+    kept = page.evaluate("JSON.parse(localStorage.getItem('chat-settings'))")
+    assert (kept["max_new_tokens"], kept["temperature"]) == (3, None)
+    page.goto(f"{studio}/label")
+    page.locator(".item .hint", has_text="cut off").wait_for()
+    drawn = stored(
+        tmp_path, "SELECT max(tokens) AS n, min(json_extract(sampling, '$.max_new_tokens')) AS m FROM responses"
+    )
+    assert drawn == [{"n": 3, "m": 3}]

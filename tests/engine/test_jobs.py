@@ -324,6 +324,28 @@ def test_more_feedback_is_worth_more_updates(workspace, store, base_version, mon
     assert (kept["ppo"]["updates"], kept["reinforce"]["updates"]) == (90, 90)
 
 
+def test_practice_allows_answers_as_long_as_the_judged_ones(workspace, store, base_version, monkeypatch):
+    monkeypatch.setattr(launch, "_spawn", lambda *_: None)
+
+    def longest(settings):
+        run = launch.start(workspace, store, "improve", engine.parse_settings(settings), base_version)
+        kept = engine.read_config(runs.get_run(store, run)["config"])
+        return kept.ppo.max_new_tokens, kept.sampling.max_new_tokens
+
+    def answered(tokens):
+        prompt = conversations.add_prompt(store, "Tell me a story.", "chat")
+        rows = [{"text": f"{n} words", "tokens": n, "seed": 0, "finish": "length"} for n in tokens]
+        return prompt, conversations.add_responses(store, prompt, base_version, {}, rows)
+
+    assert longest([]) == (96, 96)
+    prompt, (long, short) = answered((180, 30))
+    answered((220, 20))  # of which nothing is said
+    assert longest([]) == (96, 96)
+    feedback.add_ranking(store, prompt, [[short], [long]])
+    assert longest([]) == (180, 180)
+    assert longest(["ppo.max_new_tokens=40"]) == (40, 40)
+
+
 def test_a_demo_that_is_broken_off_takes_its_run_along(workspace, store, ranked):
     run_id = launch.start(workspace, store, "improve", engine.parse_settings(["ppo.updates=500"]), ranked)
 

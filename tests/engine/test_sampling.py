@@ -1,11 +1,14 @@
 """Rollouts against transformers' own passes, and against their own definition."""
 
+import json
+
 import pytest
 import torch
 
 from engine.errors import UserError
+from engine.models.find import POCKET
 from engine.sampling.rollout import CHUNK, decode_steps, draw, rollout
-from engine.sampling.settings import Sampling
+from engine.sampling.settings import Sampling, usual_sampling
 from engine.training.passes import response_pass
 from tests.conftest import tiny_model
 
@@ -123,3 +126,18 @@ def test_streaming_gives_the_tokens_of_a_rollout_step_by_step():
 def test_senseless_settings_are_refused(bad):
     with pytest.raises(UserError):
         Sampling(**bad)
+
+
+def test_answers_may_be_as_long_as_suits_the_base(tmp_path):
+    def base(name, **config):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text(json.dumps(config))
+        return str(tmp_path / name)
+
+    assert usual_sampling(str(POCKET)) == Sampling(max_new_tokens=96)
+    assert usual_sampling(base("llama", max_position_embeddings=8192)).max_new_tokens == 256
+    assert usual_sampling(base("seeing", text_config={"max_position_embeddings": 300})).max_new_tokens == 150
+    assert usual_sampling(base("gpt2", n_positions=128)).max_new_tokens == 64  # half is for the question
+    assert usual_sampling(base("silent")).max_new_tokens == 256
+    assert usual_sampling(str(POCKET), needed=140).max_new_tokens == 140
+    assert usual_sampling(str(POCKET), needed=400).max_new_tokens == 256  # of 512
