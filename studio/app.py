@@ -16,7 +16,7 @@ import uvicorn
 from fastapi import FastAPI
 
 import engine
-from studio.guard import SameOrigin, own_hosts
+from studio.guard import EVERYWHERE, HERE, SameOrigin, in_address, own_hosts
 from studio.pages import PAGES, chat, compare, data, label, models, train
 from studio.session import Session
 from studio.words import ASSETS
@@ -56,23 +56,28 @@ def application(session: Session, host: str, port: int) -> FastAPI:
 
 def _listen(host: str, port: int) -> socket.socket:
     """A socket that already listens, so that a port in use is known before anything else starts."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    both = host == "::" and socket.has_dualstack_ipv6()
     try:
-        listener = socket.create_server((host, port), backlog=128)
+        return socket.create_server((host, port), family=family, backlog=128, dualstack_ipv6=both)
     except OSError as error:
+        why = str(error.strerror).partition(" (while")[0]  # Python puts the address behind it
         raise engine.UserError(
-            f"The port {port} on {host} cannot be used ({error.strerror}). Choose another with --port."
+            f"The port {port} on {host} cannot be used ({why}). Choose another with --port or --host."
         ) from error
-    return listener
 
 
 def serve(workspace: Any, host: str, port: int, open_browser: bool, language: str = "") -> None:
     """Serve the page until interrupted. Raises UserError where the port is taken."""
     listener = _listen(host, port)
+    port = listener.getsockname()[1]  # 0 is for any that is free
     session = Session(workspace, language)
     session.serving.start()
     app = application(session, host, port)
-    address = f"http://{host}:{port}"
+    address = f"http://{in_address('localhost' if host in EVERYWHERE else host)}:{port}"
     click.echo(f"RLHF Studio is at {address} (workspace: {workspace.folder}). Ctrl-C ends it.", err=True)
+    if host not in HERE:
+        click.echo("Whoever can reach this machine can use it, and read all that is in it.", err=True)
     if open_browser:
         threading.Timer(1.0, webbrowser.open, [address]).start()
     try:

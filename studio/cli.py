@@ -32,8 +32,15 @@ class Friendly(click.Group):
 
 @click.group(cls=Friendly, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
 @workspace_option()
-@click.option("--port", default=7860, show_default=True)
-@click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on.")
+@click.option(
+    "--port", default=7860, show_default=True, type=click.IntRange(0, 65535), help="0 takes any that is free."
+)
+@click.option(
+    "--host",
+    default="127.0.0.1",
+    show_default=True,
+    help="The address to listen on; 0.0.0.0 for all that this machine has.",
+)
 @click.option("--no-browser", is_flag=True, help="Do not open the page by itself.")
 @click.option("--lang", type=click.Choice(["en", "zh"]), help="The page's language; default the browser's.")
 @click.version_option(package_name="rlhf-studio")

@@ -4,8 +4,10 @@ A foreign Host is DNS rebinding; a foreign Origin is a page elsewhere talking to
 both through.
 """
 
+from socket import AF_INET, AF_INET6, gethostname
 from urllib.parse import urlsplit
 
+import psutil
 from starlette.datastructures import Headers
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -28,7 +30,24 @@ class SameOrigin:
         await self.app(scope, receive, send)
 
 
+HERE = ("127.0.0.1", "localhost", "::1")
+EVERYWHERE = ("0.0.0.0", "::")  # all addresses that the machine has
+
+
 def own_hosts(host: str, port: int) -> set[str]:
-    """The Host headers under which the studio may be reached."""
-    names = {host, "127.0.0.1", "localhost", "[::1]"} if host in ("127.0.0.1", "localhost", "::1") else {host}
+    """The Host headers under which a studio that listens on `host` may be reached."""
+    names = {*HERE, *_addresses()} if host in EVERYWHERE else {*HERE} if host in HERE else {host}
+    names = set(map(in_address, names))
     return {f"{name}:{port}" for name in names} | (names if port == 80 else set())
+
+
+def in_address(host: str) -> str:
+    """A host as it stands in an address."""
+    return f"[{host}]" if ":" in host else host
+
+
+def _addresses() -> set[str]:
+    """What this machine is called by others: its addresses, and its name."""
+    found = [a for each in psutil.net_if_addrs().values() for a in each if a.family in (AF_INET, AF_INET6)]
+    name = gethostname().lower()
+    return {a.address.partition("%")[0] for a in found} | {name, f"{name}.local"}

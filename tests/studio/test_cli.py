@@ -90,6 +90,11 @@ def test_a_database_of_something_else(empty):
     assert "does not open" in mistake(run("runs", "list", "--workspace", empty))
 
 
+def test_an_address_that_there_is_not(empty):
+    assert "--host" in mistake(run("--workspace", empty, "--host", "nowhere.invalid", "--no-browser"))
+    assert run("--workspace", empty, "--port", "70000", "--no-browser").exit_code == 2
+
+
 def test_a_port_in_use(empty):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
