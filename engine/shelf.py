@@ -178,10 +178,10 @@ def export(store: Store, workspace: Workspace, version_id: int, to: Path | None 
     folder = folder_of(workspace, version)
     if not folder.is_dir():
         raise UserError(NOT_THERE.format(name=version["name"], done="exported"))
-    target = (to or workspace.folder / "exports" / f"{version['name']}.zip").expanduser()
+    target = (to or workspace.folder / "exports" / version["name"]).expanduser()
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        made = shutil.make_archive(str(target.with_suffix("")), "zip", folder)
+        made = shutil.make_archive(str(target).removesuffix(".zip"), "zip", folder)
     except OSError as error:
         raise UserError(f"{target} cannot be written ({error.strerror}). Choose another place.") from error
     return Path(made)

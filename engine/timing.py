@@ -16,7 +16,7 @@ import numpy as np
 
 from engine.estimate import ANSWERED, PROMPT, stages_of
 from engine.jobs.config import RunConfig, read_config
-from engine.methods.settings import PPOConfig, ReinforceConfig
+from engine.methods.settings import PPOConfig, PretrainConfig, ReinforceConfig
 from engine.models.precision import fastest, known
 from engine.models.shape import Shape
 from engine.store import runs
@@ -42,6 +42,8 @@ def work(config: RunConfig, stage: str, feedback: int) -> float:
         return settings.updates * settings.episodes * (3 + 2 * settings.epochs)
     if stage == "compare":
         return config.compare.prompts
+    if isinstance(settings, PretrainConfig):
+        return settings.tokens
     if isinstance(settings, FitConfig):
         return settings.steps(max(feedback, 1)) * settings.batch
     return 1.0

@@ -344,7 +344,10 @@ async function watch() {
   while (here() && state.live) {
     const { prompt_id } = state.live;
     const answer = await call("poll", prompt_id);
-    if (!answer) break;
+    if (!answer) {
+      await sleep(2000); // a studio that is started anew says that nothing is being written
+      continue;
+    }
     if (state.live?.prompt_id !== prompt_id) continue; // another conversation was opened
     if (answer.problem) notice(answer.problem, "error");
     if (answer.done) {

@@ -79,7 +79,10 @@ def find_scorer(job: Job, roles: Roles, config: OnlineConfig) -> Scorer:
     if job.config.reward_function:
         return load_function(job.config.reward_function)
     if job.config.reward_model is not None:
-        stored = [models.get_version(job.store, job.config.reward_model)]
+        named = models.get_version(job.store, job.config.reward_model)
+        if named["kind"] != "reward":
+            raise UserError(f"{named['name']} is no reward model. `rlhf-studio models list` shows which are.")
+        stored = [named]
     else:  # where there are only other bases' models, the newest is refused by name as it loads
         stored = rewards_of(job.store, roles) or models.list_versions(job.store, "reward")
     if not stored:

@@ -96,12 +96,17 @@ class Roles:
 
     @torch.no_grad()
     def copy(self, source: str, target: str) -> None:
-        """Give `target` the weights and the shift of `source`; both must have the same rank."""
+        """Have `target`, which changes nothing yet, compute what `source` does.
+
+        Raises UserError where its rank is less, or another one on experts, whose ranks lie in one weight.
+        """
         pairs = list(zip(self.parameters(target), self.parameters(source), strict=True))
-        if any(a.shape != b.shape for a, b in pairs):
-            raise UserError("The version to start from has adapters of another rank. Set ppo.rank to the rank it has.")
+        rank, room = (self.peft.peft_config[role].r for role in (source, target))
         for to, start in pairs:
-            to.copy_(start)
+            if any(n != m and ((m, n) != (rank, room) or n < m) for n, m in zip(to.shape, start.shape, strict=True)):
+                raise UserError(f"The version to start from has an adapter of rank {rank}. Set the rank to that.")
+        for to, start in pairs:
+            to[tuple(map(slice, start.shape))] = start  # of what is beyond the source's rank B is zero
         if source in self.shifts:
             self.shifts[target] = self.shifts[source]
 

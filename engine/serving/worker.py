@@ -33,6 +33,7 @@ from engine.training.passes import Encoded
 
 EVENT_EVERY = 0.04  # seconds between redraws of a stream
 SMALL = 20e6  # parameters
+KEPT = 4  # adapters of versions that answer
 
 
 class Worker:
@@ -41,6 +42,7 @@ class Worker:
         self.roles: Roles | None = None
         self.loaded: tuple = ()
         self.judges: dict[str, RewardModel] = {}  # by folder, one at a time
+        self.adapters: list[str] = []  # of versions that answer, the last used last
         self.stopped: set[int] = set()
         self.threads = torch.get_num_threads()
 
@@ -52,7 +54,7 @@ class Worker:
         """The base that the request asks for; one that is loaded already stays."""
         wanted = (request["base"], request.get("precision", "auto"))
         if self.roles is None or self.loaded != wanted:
-            self.roles, self.judges = None, {}
+            self.roles, self.judges, self.adapters = None, {}, []
             self.roles, self.loaded = Roles(load_base(*wanted)), wanted
             # A small model answers as fast on one thread; several would wait for each other beside a run's.
             small = self.roles.base.model.num_parameters() < SMALL
@@ -76,8 +78,13 @@ class Worker:
         role = None
         if request.get("adapter") is not None:
             role = "v" + Path(request["adapter"]).name
-            if role not in roles.names():
+            if role in self.adapters:
+                self.adapters.remove(role)
+            else:
                 roles.load(role, Path(request["adapter"]))
+            self.adapters.append(role)
+            if len(self.adapters) > KEPT:
+                roles.remove(self.adapters.pop(0))
         sampling, seeds = Sampling(**request["sampling"]), request["seeds"]
         prompt = encode_prompt(roles.tokenizer, request["messages"], room=sampling.max_new_tokens)
         stops = stop_ids(roles.base)

@@ -59,7 +59,8 @@ def test_killed_while_an_answer_is_written(mortal, page):
     mortal.kill()
     orphan.resume()
     orphan.wait(20)  # no one is left that would hear it
-    mortal.start()
+    mortal.start()  # the page is still open, and hears that nobody is answering any more
+    page.locator("button.regenerate", has_text="Answer it").wait_for()
     page.reload()
     page.locator(".turn .ask", has_text="Tell me a joke about a cow.").wait_for()
     assert page.locator(".card button.rank").count() == 8

@@ -104,6 +104,15 @@ def test_time_is_scaled_from_the_run_that_did_the_most_alike(store, base_version
     assert timing.seconds(store, "improve", twice, fingerprint, 50) == pytest.approx(205)
 
 
+def test_what_is_pretrained_takes_its_time_by_the_token(store, base_version):
+    fingerprint = engine.versions.get_version(store, base_version)["base_fingerprint"]
+    run = runs.add_run(store, "pretrain", read_config({"pretrain": {"tokens": 1000}}).as_dict(), base_version)
+    store.db.execute("INSERT INTO stages VALUES (?, 'pretrain', 5, 65)", (run,))
+    store.update("runs", run, status="finished")
+    longer = read_config({"pretrain": {"tokens": 5000}})
+    assert timing.seconds(store, "pretrain", longer, fingerprint, 0) == pytest.approx(300)
+
+
 @pytest.mark.parametrize(("free", "precision"), [(400e9, "bf16"), (40e9, "bf16"), (14e9, "nf4")])
 def test_what_a_run_leaves_open_is_chosen_for_the_memory_there_is(free, precision):
     shape, stages = KNOWN["Llama-3-8B"], ("reward", "ppo")

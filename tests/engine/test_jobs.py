@@ -240,6 +240,30 @@ def test_the_serving_worker_scores_as_the_reward_model_does(workspace, pocket_ro
     assert [score for group in found for score in group] == pytest.approx(expected.tolist(), abs=1e-4)
 
 
+def test_answers_are_scored_by_the_newest_reward_model_or_the_one_that_is_named(
+    workspace, store, base_version, pocket_roles
+):
+    base = models.get_version(store, base_version)
+
+    def scorer(**settings):
+        run = runs.add_run(store, "ppo", engine.read_config(settings).as_dict(), base_version)
+        begun = job.Job(workspace, store, runs.get_run(store, run), Silent())
+        return recipes.find_scorer(begun, pocket_roles, begun.config.ppo)
+
+    with pytest.raises(engine.UserError, match="no reward model yet"):
+        scorer()
+    pocket_roles.add("reward", rank=4)
+    made = [models.add_version(store, "reward", base, None, {}) for _ in range(2)]
+    for version in made:
+        head = RewardHead(pocket_roles.width)
+        RewardModel(pocket_roles, [("reward", head)], mean=float(version)).save(workspace.model(version), {})
+    assert scorer().mean == made[1]
+    assert scorer(reward_model=made[0], ppo={"pessimism": 0.5}).mean == made[0]
+    assert scorer(ppo={"pessimism": 0.5}).pessimism == 0.5
+    with pytest.raises(engine.UserError, match="pocket is no reward model"):
+        scorer(reward_model=base_version)
+
+
 def test_two_versions_are_compared_by_a_run(workspace, store, ranked, base_version):
     settings = [*SHORT, "compare.prompts=3", f"compare.after={base_version}"]
     run_id = launch.start(workspace, store, "compare", engine.parse_settings(settings), base_version)

@@ -63,6 +63,26 @@ def test_roles_share_the_base_and_leave_it_untouched(tiny_folder):
     assert not torch.allclose(found["policy"], found["reward"])
 
 
+def test_a_round_may_begin_with_a_larger_rank_than_the_last(family_roles):
+    roles = family_roles
+    shake(roles, "policy")
+    for role, rank in (("same", 4), ("larger", 6)):
+        roles.add(role, rank=rank, seed=9)
+        if rank > 4 and roles.base.model.config.model_type == "qwen3_moe":
+            with pytest.raises(UserError, match="rank 4"):
+                roles.copy("policy", role)
+            continue
+        roles.copy("policy", role)
+        states = []
+        for each in ("policy", role):
+            with roles.acting(each) as model, torch.no_grad():
+                states.append(model(torch.arange(4, 12).unsqueeze(0)).logits)
+        assert torch.allclose(*states, atol=1e-5)
+    roles.add("smaller", rank=2)
+    with pytest.raises(UserError, match="rank 4"):
+        roles.copy("policy", "smaller")
+
+
 def test_only_the_acting_role_learns(tiny_roles):
     tiny_roles.add("policy")
     tiny_roles.add("reward")

@@ -113,6 +113,9 @@ def test_the_built_in_model_may_move_and_be_replaced(store, workspace, tmp_path,
 def test_a_version_is_exported_as_a_zip(store, workspace, policy, tmp_path):
     made = shelf.export(store, workspace, policy, tmp_path / "mine.zip")
     assert zipfile.ZipFile(made).namelist()[-1] == "adapter_model.safetensors"
+    named = {"mine.zip": "mine.zip", "mine": "mine.zip", "mine.v1.5": "mine.v1.5.zip"}
+    assert {given: shelf.export(store, workspace, policy, tmp_path / given).name for given in named} == named
+    assert shelf.export(store, workspace, policy) == workspace.folder / "exports" / "round-1.zip"
 
 
 def test_the_queue_holds_what_is_neither_ranked_nor_skipped(store, base_version):
