@@ -59,6 +59,9 @@ class RewardConfig(FitConfig):
     epochs: Count = setting(10, "Times that all feedback is gone through.")
     batch: Count = setting(4, "Rankings a step.")
     min_steps: Natural = setting(120, "Steps at least: little feedback is gone through more often.")
+    max_steps: Natural = setting(
+        500, "Steps at most, but all feedback once: much of it is gone through less often; 0 for no limit."
+    )
     weight_decay: NotNegative = setting(0.01, "AdamW's weight decay.")
     head_learning_rate: Positive = setting(5e-3, "Learning rate of the scalar head.")
     gates: Natural = setting(4, "Numbers by which what is liked may turn with what was asked; 0 for none.")

@@ -26,6 +26,9 @@ class FitConfig:
     epochs: Count = setting(3, "Times that all examples are gone through.")
     batch: Count = setting(8, "Examples per optimiser step.")
     min_steps: Natural = setting(24, "Steps at least: little feedback is gone through more often.")
+    max_steps: Natural = setting(
+        0, "Steps at most, but all feedback once: much of it is gone through less often; 0 for no limit."
+    )
     micro_batch: Natural = setting(0, "Examples of a step at a time, to save memory; 0 for all at once.")
     learning_rate: Positive = setting(5e-4, "Learning rate at its peak.")
     optimizer: Optimizer = setting("adamw", OPTIMIZER)
@@ -37,6 +40,9 @@ class FitConfig:
     seed: int = setting(0, "Seed of everything that is drawn.")
 
     def steps(self, examples: int) -> int:
-        """Optimiser steps that so many examples get: whole epochs, `min_steps` at least."""
+        """Optimiser steps that so many examples get: whole epochs, `min_steps` at least and `max_steps` at most."""
         an_epoch = -(-examples // self.batch)
-        return an_epoch * max(self.epochs, -(-self.min_steps // an_epoch))
+        epochs = max(self.epochs, -(-self.min_steps // an_epoch))
+        if self.max_steps:
+            epochs = max(1, min(epochs, self.max_steps // an_epoch))
+        return an_epoch * epochs

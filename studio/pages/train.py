@@ -65,7 +65,8 @@ def settings_of(preset: str, compared: int) -> dict:
         own = usual[stage]
         if "min_steps" in own:
             epochs = max(1, round(own["epochs"] * effort))
-            values[stage] = {"epochs": epochs, "min_steps": int(own["min_steps"] * effort)}
+            bounds = {name: int(own[name] * effort) for name in ("min_steps", "max_steps")}
+            values[stage] = {"epochs": epochs, **bounds}
         elif "updates" in own:
             values[stage] = {"updates": int(own["updates"] * effort)}
     if preset == "quick":  # steps so few have to be longer

@@ -218,6 +218,8 @@ def test_what_is_worth_copying_is_edits_high_ratings_and_the_best_of_rankings():
     assert [v.response for v in sft.worth_copying(answers, SFTConfig())] == ["edited", "five", "four", "first"]
 
 
-def test_little_feedback_is_gone_through_more_often():
+def test_little_feedback_is_gone_through_more_often_and_much_less_often():
     config = DPOConfig(epochs=3, batch=8, min_steps=24)
     assert [config.steps(examples) for examples in (1, 8, 9, 64, 80)] == [24, 24, 24, 24, 30]
+    limited = DPOConfig(epochs=3, batch=8, min_steps=24, max_steps=40)
+    assert [limited.steps(examples) for examples in (1, 80, 104, 112, 160, 168, 800)] == [24, 30, 39, 28, 40, 21, 100]
