@@ -26,7 +26,7 @@ function settings() {
   const found = { version: Number(drawer.querySelector(".version").value) || null, system: drawer.querySelector(".system").value };
   for (const name of NUMBERS) {
     const value = drawer.querySelector(`.${name}`).value;
-    found[name] = value === "" || Number(value) === state.usual[name] ? null : Number(value);
+    found[name] = value === "" || Number(value) === state.usual?.[name] ? null : Number(value);
   }
   return found;
 }

@@ -71,6 +71,7 @@ def test_enter_saves_a_ranking_in_the_frame_in_which_the_help_was_closed(studio,
 
 def test_answers_are_drawn_as_the_settings_in_chat_say(studio, page, tmp_path):
     page.goto(studio)
+    page.locator(".empty").wait_for()
     page.click(".drawer-toggle")
     page.fill(".drawer .max_new_tokens", "3")
     page.fill(".drawer .temperature", "1")  # the usual one is not kept: it may be another model's tomorrow
