@@ -18,6 +18,7 @@ from engine.pocket import demo
 from engine.store import comparisons, conversations, feedback, models, runs
 from engine.training.context import Silent, Stopped
 from engine.training.passes import Encoded
+from tests.engine.toys import StopsAt
 
 SHORT = [
     "reward.epochs=1",
@@ -134,19 +135,10 @@ def test_a_run_pauses_goes_on_and_stops_with_what_it_has_learned(workspace, stor
         launch.pause(workspace, store, run_id)
 
 
-class EndsAt(Silent):
-    def __init__(self, name):
-        self.name = name
-
-    def stage(self, name, done, total):
-        if name == self.name:
-            raise Stopped
-
-
 def test_a_run_that_goes_on_takes_up_what_it_had_made(workspace, store, ranked):
     run_id = runs.add_run(store, "improve", engine.parse_settings(SHORT), ranked)
     with pytest.raises(Stopped):
-        recipes.run_improve(job.Job(workspace, store, runs.get_run(store, run_id), EndsAt("compare")))
+        recipes.run_improve(job.Job(workspace, store, runs.get_run(store, run_id), StopsAt(0, "compare")))
     made = {kind: models.list_versions(store, kind)[0]["id"] for kind in ("reward", "policy")}
     assert not comparisons.list_comparisons(store)
 

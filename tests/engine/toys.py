@@ -57,11 +57,11 @@ class TokenScorer:
 
 
 class StopsAt(Silent):
-    """Someone asks the run to stop at this step."""
+    """Someone asks the run to stop at this step of a stage, or of any."""
 
-    def __init__(self, step):
-        self.step = step
+    def __init__(self, step, stage=""):
+        self.step, self.asked = step, stage
 
     def stage(self, name, done, total):
-        if done == self.step:
+        if done == self.step and self.asked in ("", name):
             raise Stopped
