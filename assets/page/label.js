@@ -24,6 +24,8 @@ const KEYS = [
 ];
 
 const chosenSet = () => localStorage.getItem("label-set") || "everyday";
+/** Where the queue stands, and the next item. */
+const standing = () => call("state", chosenSet(), chatSettings());
 const ids = () => item.responses.map((r) => r.id);
 
 function take(answer) {
@@ -48,7 +50,7 @@ async function waitForMore() {
   let pause = 250;
   while (here() && !item) {
     await sleep(pause);
-    const answer = await call("state", chosenSet(), chatSettings());
+    const answer = await standing();
     pause = answer && !answer.problem ? 250 : Math.min(2 * pause, 8000); // what went wrong may pass
     if (!answer || item) continue;
     now = answer;
@@ -173,7 +175,7 @@ fill(help.querySelector("dl"), KEYS.map(([key, what]) => [el("dt", {}, key), el(
 help.querySelector(".close").addEventListener("click", () => help.close());
 root.querySelector(".help").addEventListener("click", () => help.showModal());
 root.querySelector(".undo").addEventListener("click", undo);
-sets.addEventListener("change", () => (localStorage.setItem("label-set", sets.value), call("state", sets.value, chatSettings()).then(take)));
+sets.addEventListener("change", () => (localStorage.setItem("label-set", sets.value), standing().then(take)));
 goal.value = localStorage.getItem("label-goal") || "50";
 goal.addEventListener("change", () => (localStorage.setItem("label-goal", goal.value), draw()));
-call("state", chosenSet(), chatSettings()).then(take);
+standing().then(take);

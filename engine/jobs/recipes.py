@@ -116,10 +116,10 @@ def make_policy(
     facts = {"method": job.run["method"], **figures}
     version = models.add_version(job.store, "policy", job.parent, job.run["id"], facts)
     roles.save("policy", job.workspace.model(version), {"kind": "policy"})
-    job.keep({f"{stage}_{key}": value for key, value in figures.items()}, version)
+    whole = {} if stopped else {"policy": version}
+    job.keep({f"{stage}_{key}": value for key, value in figures.items()} | whole, version)
     if stopped:
         raise stopped
-    job.keep({"policy": version})
     return models.get_version(job.store, version)
 
 

@@ -20,7 +20,6 @@ from engine.models.load import stop_ids
 from engine.models.roles import Roles
 from engine.sampling.answers import Answer, answer
 from engine.sampling.rollout import Rollout, rollout
-from engine.sampling.settings import Sampling
 from engine.training import checkpoint
 from engine.training.context import Context, Silent, Stopped
 from engine.training.optimizers import Steps
@@ -82,10 +81,9 @@ def gather(
     keep_states: bool = True,
 ) -> Experience:
     """Answer `prompts` (the token ids of `conversations`) with the policy and score the answers."""
-    sampling = Sampling(temperature=config.temperature, max_new_tokens=config.longest)
     pad, stop = roles.tokenizer.pad_token_id, stop_ids(roles.base)
     with roles.acting("policy") as model:
-        drawn = rollout(model, prompts, pad, stop, sampling, seeds, keep_states)
+        drawn = rollout(model, prompts, pad, stop, config.sampling, seeds, keep_states)
     everything = torch.arange(len(prompts), device=roles.base.device)
     with roles.acting(reference) as model:
         reference_log_probs, _ = response_pass(model, None, drawn, everything, config.temperature)
@@ -208,8 +206,7 @@ def _show(
     roles: Roles, scorer: Scorer, conversations: list[list[Message]], config: OnlineConfig, step: int, context: Context
 ) -> None:
     """Answer the same few prompts with the same seeds again, for someone who watches."""
-    sampling = Sampling(temperature=config.temperature, max_new_tokens=config.longest)
-    answers = answer(roles, "policy", conversations, sampling, list(range(len(conversations))))
+    answers = answer(roles, "policy", conversations, config.sampling, list(range(len(conversations))))
     for found, score in zip(answers, scorer.scores(answers).tolist(), strict=True):
         context.sample(step, found.messages[-1]["content"], found.text, score)
 
@@ -227,9 +224,8 @@ class Best:
         """Score the policy as practice does, with the same seeds every time; keep it if none was better."""
         if not self.conversations:
             return float("nan")
-        sampling = Sampling(temperature=self.config.temperature, max_new_tokens=self.config.longest)
         seeds = [self.config.seed * 1000 + i for i in range(len(self.conversations))]
-        answers = answer(self.roles, "policy", self.conversations, sampling, seeds)
+        answers = answer(self.roles, "policy", self.conversations, self.config.sampling, seeds)
         score = float(penalised(self.scorer.scores(answers), answers, self.config).mean())
         if score > self.score:
             self.score = score

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal, Self
 
-from engine.sampling.settings import LONGEST
+from engine.sampling.settings import LONGEST, Sampling
 from engine.training.settings import (
     OPTIMIZER,
     Count,
@@ -162,6 +162,11 @@ class OnlineConfig:
     def longest(self) -> int:
         """Tokens of the longest answer, settled or not."""
         return self.max_new_tokens or LONGEST
+
+    @property
+    def sampling(self) -> Sampling:
+        """How the policy answers while it learns."""
+        return Sampling(temperature=self.temperature, max_new_tokens=self.longest)
 
 
 @dataclass(frozen=True)

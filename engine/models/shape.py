@@ -64,13 +64,18 @@ def _parameters(folder: Path) -> int:
     return total
 
 
+def _config_of(folder: Path) -> dict:
+    """What config.json says of the model that reads and writes text."""
+    config = json.loads((folder / "config.json").read_text())
+    return config.get("text_config", config)
+
+
 def reach(folder: Path) -> int | None:
     """How many tokens the model reads; None where its config.json does not say."""
     try:
-        config = json.loads((folder / "config.json").read_text())
+        config = _config_of(folder)
     except (OSError, ValueError):
         return None
-    config = config.get("text_config", config)
     return config.get("max_position_embeddings") or config.get("n_positions")
 
 
@@ -83,8 +88,7 @@ def shape_of(folder: Path) -> Shape:
 
 
 def _shape_of(folder: Path) -> Shape:
-    config = json.loads((folder / "config.json").read_text())
-    config = config.get("text_config", config)
+    config = _config_of(folder)
 
     def get(*names: str) -> int:
         found = next((config[n] for n in names if config.get(n)), None)
