@@ -68,7 +68,7 @@ class ImplicitQ(Objective[Trajectory]):
         vocabulary = roles.base.model.get_output_embeddings().weight.shape[0]
         with torch.random.fork_rng():
             torch.manual_seed(config.seed)
-            self.shift = AdvantageShift(width, config.bottleneck, vocabulary, config.beta).to(device)
+            self.shift = AdvantageShift(width, config.bottleneck, vocabulary, config.beta, roles.head_scale).to(device)
         self.slow = copy.deepcopy(self.shift).requires_grad_(False)
 
     def weight(self, example: Trajectory) -> float:
@@ -89,7 +89,7 @@ class ImplicitQ(Objective[Trajectory]):
         q = [spread(head.of(before, actions), mask) for head in heads]
         all_q = [spread(head.log_sum_exp(before), mask) for head in heads]
         slow_q = spread(torch.minimum(self.slow.q1.of(before, actions), self.slow.q2.of(before, actions)), mask)
-        v = spread(self.shift.v(before.float()).squeeze(-1), mask)
+        v = spread(self.shift.v(before).squeeze(-1), mask)
         loss_q, loss_v, loss_cq = q_losses(q, all_q, slow_q, v, rewards, mask, self.config)
         tokens = float(mask.sum())
         total = loss_q + loss_v + self.config.conservative * loss_cq + self.config.imitation * loss_lm

@@ -97,7 +97,7 @@ def gather(
     mask = drawn.response_mask
     rewards = losses.kl_rewards(drawn.log_probs, reference_log_probs, mask, kl_coefficient)
     rewards = rewards + losses.improbable_rewards(
-        reference_log_probs, mask, config.improbable_floor, config.improbable_penalty
+        drawn.log_probs, reference_log_probs, mask, config.improbable_floor, config.improbable_penalty
     )
     return Experience(drawn, reference_log_probs, scores, rewards)
 

@@ -31,7 +31,7 @@ class PPO:
 
     def __init__(self, roles: Roles, config: PPOConfig, extra_loss: ExtraLoss | None = None):
         self.roles, self.config, self.extra_loss = roles, config, extra_loss
-        self.head = ScalarHead(roles.width).to(roles.base.device)
+        self.head = ScalarHead(roles.width, scale=roles.head_scale).to(roles.base.device)
         groups = [
             {"params": roles.parameters("policy"), "lr": config.learning_rate},
             {"params": list(self.head.parameters()), "lr": config.value_learning_rate},

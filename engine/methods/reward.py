@@ -248,7 +248,7 @@ def train_reward(
         role = f"reward-{number}" if number else "reward"
         own = replace(config, seed=config.seed + number)
         roles.add(role, rank=config.rank, seed=own.seed)
-        head = RewardHead(roles.width, config.heads, config.gates, own.seed, config.told_length)
+        head = RewardHead(roles.width, config.heads, config.gates, own.seed, config.told_length, roles.head_scale)
         members.append((role, head.to(roles.base.device)))
         objective = FeedbackObjective(RewardModel(roles, [(role, head)]), own)
         turning = config.head_learning_rate * min(1.0, len(examples) / TURNS_FREELY)

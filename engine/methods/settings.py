@@ -135,7 +135,9 @@ class OnlineConfig:
     length_target: Natural = setting(0, "Tokens above which an answer pays for its length; 0 for never.")
     length_penalty: NotNegative = setting(0.02, "What it pays for each token above.")
     improbable_floor: Share = setting(0.01, "Tokens that the reference finds less probable than this pay for it.")
-    improbable_penalty: NotNegative = setting(1.0, "What they pay for each nat below; 0 for nothing.")
+    improbable_penalty: NotNegative = setting(
+        1.0, "What they pay for each nat below, where the policy has raised them; 0 for nothing."
+    )
     missing_eos_penalty: NotNegative = setting(1.0, "Taken off answers without an end or without words.")
     select_every: Natural = setting(
         0, "Updates between looks at held-out prompts, the best of which is kept; 0 keeps the last."

@@ -7,6 +7,7 @@ reward model = base + its own adapter + a head of `heads` (Hu et al. 2021 for Lo
 import json
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,16 @@ from safetensors.torch import save_file
 from torch import nn
 
 from engine.errors import UserError, whole
+from engine.models.chat import encode_prompt
 from engine.models.gated import make_gated
+from engine.models.heads import state_scale
 from engine.models.load import Base
 from engine.models.lora import make_lean
 from engine.models.recompute import recompute
 from engine.models.shift import AdvantageShift, load_shift
 
 WEIGHTS = "adapter_model.safetensors"  # as PEFT names them
+SAMPLE = "Good morning! Could you tell me what the capital of France is, and how one gets there?"  # of plain text
 RESTORE = "Put a copy of that folder back, or delete the version and use another."
 
 
@@ -47,6 +51,13 @@ class Roles:
     @property
     def width(self) -> int:
         return self.base.model.config.get_text_config().hidden_size
+
+    @cached_property
+    def head_scale(self) -> float:
+        """What heads on this base take its states times (`heads.state_scale`)."""
+        ids = encode_prompt(self.tokenizer, [{"role": "user", "content": SAMPLE}])
+        with self.acting(None) as model:
+            return state_scale(model, torch.tensor(ids, device=self.base.device))
 
     def names(self) -> list[str]:
         return list(self.peft.peft_config) if self.peft else []

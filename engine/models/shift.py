@@ -10,17 +10,25 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from engine.errors import UserError
 from engine.machine import LOGITS
+from engine.models.heads import WIDTH, ScalarHead
 
 FILE = "shift.safetensors"
 
 
 class QHead(nn.Module):
-    """hidden [..., width] -> Q of every token [..., vocabulary], through a bottleneck that keeps it small."""
+    """hidden [..., width] -> Q of every token [..., vocabulary], through a bottleneck that keeps it small.
 
-    def __init__(self, width: int, bottleneck: int, vocabulary: int):
+    States are taken times `scale`, as in all heads (`engine.models.heads`).
+    """
+
+    def __init__(self, width: int, bottleneck: int, vocabulary: int, scale: float = 1.0):
         super().__init__()
+        self.scale = scale
         self.inner = nn.Linear(width, bottleneck)
+        with torch.no_grad():  # what comes out spreads as in a model no wider than the built-in one
+            self.inner.weight.mul_(max(1.0, width / WIDTH))
         self.outer = nn.Linear(bottleneck, vocabulary)
         nn.init.zeros_(self.outer.weight)
         nn.init.zeros_(self.outer.bias)
@@ -29,7 +37,7 @@ class QHead(nn.Module):
         return self.outer(self._inside(hidden))
 
     def _inside(self, hidden: Tensor) -> Tensor:
-        return torch.tanh(self.inner(hidden.float()))
+        return torch.tanh(self.inner(self.scale * hidden.float()))
 
     def of(self, hidden: Tensor, ids: Tensor) -> Tensor:
         """Q [tokens] of `ids` [tokens] alone, from `hidden` [tokens, width]."""
@@ -49,18 +57,17 @@ class QHead(nn.Module):
 class AdvantageShift(nn.Module):
     """beta (min(Q1, Q2) - V) of every token, to be added to the logits."""
 
-    def __init__(self, width: int, bottleneck: int, vocabulary: int, beta: float):
+    def __init__(self, width: int, bottleneck: int, vocabulary: int, beta: float, scale: float = 1.0):
         super().__init__()
-        self.q1 = QHead(width, bottleneck, vocabulary)
-        self.q2 = QHead(width, bottleneck, vocabulary)
-        self.v = nn.Linear(width, 1)
-        nn.init.zeros_(self.v.weight)
-        nn.init.zeros_(self.v.bias)
+        self.q1 = QHead(width, bottleneck, vocabulary, scale)
+        self.q2 = QHead(width, bottleneck, vocabulary, scale)
+        self.v = ScalarHead(width, scale=scale)
         self.register_buffer("beta", torch.tensor(float(beta)))
+        self.register_buffer("scale", torch.tensor(scale))
 
     def forward(self, hidden: Tensor) -> Tensor:
         """hidden [..., width] -> [..., vocabulary]."""
-        return self.beta * (torch.minimum(self.q1(hidden), self.q2(hidden)) - self.v(hidden.float()))
+        return self.beta * (torch.minimum(self.q1(hidden), self.q2(hidden)) - self.v(hidden))
 
     def save(self, folder: Path) -> None:
         save_file({k: v.detach().cpu().contiguous() for k, v in self.state_dict().items()}, folder / FILE)
@@ -71,7 +78,9 @@ def load_shift(folder: Path, device: torch.device) -> AdvantageShift | None:
     if not (folder / FILE).is_file():
         return None
     state = load_file(folder / FILE)
+    if "scale" not in state:
+        raise UserError(f"{folder.name} is of an earlier version of the studio. Train it anew with Q-learning.")
     bottleneck, width = state["q1.inner.weight"].shape
-    shift = AdvantageShift(width, bottleneck, len(state["q1.outer.bias"]), float(state["beta"]))
+    shift = AdvantageShift(width, bottleneck, len(state["q1.outer.bias"]), float(state["beta"]), float(state["scale"]))
     shift.load_state_dict(state)
     return shift.requires_grad_(False).to(device)

@@ -95,9 +95,34 @@ def test_the_score_lands_on_the_last_token_and_kl_on_every_one():
 def test_only_tokens_below_the_floor_pay_for_being_improbable():
     reference = torch.tensor([[math.log(0.5), math.log(0.01), math.log(0.001), math.log(1e-9)]])
     mask = torch.tensor([[True, True, True, False]])
-    rewards = losses.improbable_rewards(reference, mask, floor=0.01, penalty=0.5)
-    assert torch.allclose(rewards, torch.tensor([[0.0, 0.0, -0.5 * math.log(10), 0.0]]), atol=1e-6)
-    assert not losses.improbable_rewards(reference, mask, floor=0.01, penalty=0.0).any()
+    price = {"floor": 0.01, "penalty": 0.5}
+    paid = torch.tensor([[0.0, 0.0, -0.5 * math.log(10), 0.0]])
+    certain = torch.zeros_like(reference)
+    assert torch.allclose(losses.improbable_rewards(certain, reference, mask, **price), paid, atol=1e-6)
+    for nothing in ({"floor": 0.01, "penalty": 0.0}, {"floor": 0.0, "penalty": 1.0}):
+        assert not losses.improbable_rewards(certain, reference, mask, **nothing).any()
+
+
+def test_what_the_reference_says_itself_costs_an_answer_little_however_long_it_is():
+    """Nats below the floor that the policy has raised cost 1 each; of the others a long answer pays HABIT in all."""
+    reference = torch.full((4, 300), math.log(0.001))
+    mask = torch.arange(300) < torch.tensor([[300], [200], [100], [0]])
+    price = {"floor": 0.01, "penalty": 1.0}
+    paid = losses.improbable_rewards(reference, reference, mask, **price)
+    assert float(paid.sum(-1).mean()) == pytest.approx(-losses.HABIT, abs=1e-5)
+    assert torch.allclose(paid[mask], paid[0, 0])
+    raised = reference.clone()
+    raised[0, 7] = math.log(0.9)  # beyond the floor, ten times what the reference gives it
+    raised[1, 7] = math.log(0.003)  # three times that
+    raised[2, 7] = math.log(0.0001)  # less probable than before is not raised
+    more = losses.improbable_rewards(raised, reference, mask, **price)
+    assert float(more[0, 7]) == pytest.approx(-math.log(10), abs=1e-5)
+    rest = math.log(10 / 3) / math.log(10) * float(more[1, 8])
+    assert float(more[1, 7]) == pytest.approx(-math.log(3) + rest, abs=1e-5)
+    assert float(more[2, 7]) == pytest.approx(float(more[2, 8]), abs=1e-6)
+    # Short ones pay for all, as they would without a limit: 0.2 nats below in the mean.
+    few = torch.tensor([[math.log(0.01) - 0.4, 0.0], [0.0, 0.0]])
+    assert float(losses.improbable_rewards(few, few, torch.ones(2, 2).bool(), **price).sum()) == pytest.approx(-0.4)
 
 
 def test_policy_loss_clips_only_where_clipping_lowers_the_surrogate():
