@@ -1,5 +1,6 @@
 """`rlhf-studio demo`: the loop without a person."""
 
+import signal
 import tempfile
 
 import click
@@ -30,6 +31,10 @@ from studio.commands.common import answer_with, in_folder, say
 @in_folder("Keep it all in this folder. [default: nothing is kept]")
 def demo(folder, labels, prefer, seed, settings, errs, rounds, choose, as_json: bool) -> None:
     """The whole loop without a browser, with a simulated annotator in place of a person."""
+    # A closed terminal or a `kill` ends it as Ctrl-C does: with its run, and with the folder that nobody knows of.
+    for name in ("SIGTERM", "SIGHUP"):  # Windows has no SIGHUP
+        if number := getattr(signal, name, None):
+            signal.signal(number, signal.default_int_handler)
     with tempfile.TemporaryDirectory(prefix="rlhf-studio-demo-") as passing:
         space = engine.open_workspace(folder or passing)
         result = engine.run_demo(space, labels, prefer, seed, list(settings), say, choose, errs, rounds)

@@ -1,11 +1,14 @@
 """The command line: what it prints, and how a person's mistake ends."""
 
 import json
+import os
+import signal
 import socket
 import subprocess
 import sys
 
 import click
+import psutil
 import pytest
 from click.testing import CliRunner
 
@@ -171,6 +174,22 @@ def test_a_run_goes_on_when_the_one_who_watches_it_leaves(workspace, store, base
     assert left.value.exit_code == 130
     assert f"rlhf-studio runs stop {run_id}" in capsys.readouterr().err
     assert engine.runs.get_run(store, run_id)["status"] == "queued"
+
+
+def test_a_demo_whose_terminal_is_closed_takes_its_run_and_its_folder_along(tmp_path):
+    command = [sys.executable, "-m", "studio.cli", "demo", "--labels", "2", "--set", "threads=1"]
+    with subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, env={**os.environ, "TMPDIR": str(tmp_path)}
+    ) as demo:
+        while not demo.stderr.readline().startswith("reward"):  # its run has begun
+            assert demo.poll() is None
+        runs = psutil.Process(demo.pid).children(recursive=True)
+        demo.send_signal(signal.SIGHUP)
+        assert demo.wait(40) == 1
+    assert runs
+    psutil.wait_procs(runs, 5)
+    assert not any(run.is_running() for run in runs)
+    assert not list(tmp_path.glob("rlhf-studio-demo-*"))
 
 
 def test_import_speaks_the_contract_and_says_what_it_could_not_read(empty, tmp_path):
