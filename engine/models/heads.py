@@ -2,8 +2,8 @@
 
 Adam moves a weight by about its learning rate, whatever the gradient's size, and so a linear head's output by that
 times sum |h_i|: the further the wider the model is, and the larger its last norm's weights are. So heads take states
-times a `scale` at which that sum is what it is in the built-in model, on which their learning rates were found
-(`state_scale`). Then a step takes a head as far on any base. (Yang et al. 2022, "Tensor programs V", table 3: with
+times a `scale` at which that sum is no larger than in the built-in model, on which their learning rates were found
+(`state_scale`). Then a step takes a head no further on any base. (Yang et al. 2022, "Tensor programs V", table 3: with
 Adam an output layer's rate goes with 1 / width.)
 """
 
@@ -28,7 +28,7 @@ def state_scale(model: nn.Module, ids: Tensor) -> float:
     """
     row = ids.unsqueeze(0)
     states = real_states(model, row, torch.ones_like(row, dtype=torch.bool)).float()
-    return min(1.0, REACH / float(states.abs().sum(-1).mean()))
+    return min(1.0, float(REACH / states.abs().sum(-1).mean()))
 
 
 def _narrower(width: int) -> float:
@@ -48,10 +48,6 @@ class ScalarHead(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         return self.linear(self.scale * hidden.float())
-
-
-SPAN = 1.8  # how wide the gates' first arguments spread: much less and they differ little, much more and tanh is flat
-TYPICAL = 16  # tokens of an answer whose length counts as neither short nor long
 
 
 SPAN = 1.8  # how wide the gates' first arguments spread: much less and they differ little, much more and tanh is flat

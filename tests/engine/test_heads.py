@@ -2,7 +2,9 @@
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
+from engine.errors import UserError
 from engine.feedback.examples import Ranking, Valued
 from engine.methods.ilql import train_ilql
 from engine.methods.ppo import train_ppo
@@ -11,7 +13,7 @@ from engine.methods.settings import ILQLConfig, PPOConfig, RewardConfig
 from engine.models.heads import REACH, WIDTH, RewardHead, ScalarHead
 from engine.models.load import load_base
 from engine.models.roles import Roles
-from engine.models.shift import QHead
+from engine.models.shift import FILE, QHead
 from tests.conftest import tiny_model, tiny_tokenizer
 from tests.engine.toys import CONVERSATION, TokenScorer, next_token
 
@@ -87,3 +89,16 @@ def test_hidden_numbers_of_heads_begin_as_spread_whatever_the_width(width):
     scale = REACH / float(states.abs().sum(-1).mean())
     inner = QHead(width, 64, 3, scale)._inside(states).atanh()
     assert float(inner.detach().std()) == pytest.approx(0.87, rel=0.1)
+
+
+def test_q_heads_remember_what_they_take_states_times(tmp_path):
+    roles = roles_with_states(tmp_path / "base", 64)
+    learned = ilql_choices(roles)
+    roles.save("policy", tmp_path / "saved", {"kind": "policy"})
+    again = Roles(load_base(str(tmp_path / "base")))
+    again.load("tuned", tmp_path / "saved")
+    torch.testing.assert_close(next_token(again, "tuned"), learned, atol=1e-5, rtol=0)
+    kept = {name: value for name, value in load_file(tmp_path / "saved" / FILE).items() if name != "scale"}
+    save_file(kept, tmp_path / "saved" / FILE)
+    with pytest.raises(UserError, match="earlier version of the studio"):
+        again.load("other", tmp_path / "saved")
