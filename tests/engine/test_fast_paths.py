@@ -125,7 +125,7 @@ def test_rewards(family_roles, way):
     roles = family_roles
     roles.add("reward", rank=4)
     shake(roles, "reward")
-    head = RewardHead(roles.width, gates=3)
+    head = RewardHead(roles.width, gates=3, scale=0.3)
     for parameter in head.parameters():
         torch.nn.init.normal_(parameter, generator=torch.Generator().manual_seed(3))
     reward = RewardModel(roles, [("reward", head)], mean=0.3, std=1.7)
@@ -136,8 +136,8 @@ def test_rewards(family_roles, way):
             hidden = model(input_ids=ids, output_hidden_states=True).hidden_states[-1][0]
         question, after = hidden[len(prompt) - 1], hidden[-1]
         gates = torch.tanh(head.asked @ (question / question.square().mean().sqrt()))
-        length = roles.width**0.5 * math.log(2 / 16)
-        seen = torch.cat([after, torch.tensor([length])])
+        length = 192**0.5 * math.log(2 / 16)
+        seen = torch.cat([0.3 * after, torch.tensor([length])])
         score = (head.weight[0] + gates @ head.turned[0]) @ seen + head.bias[0]
         assert torch.allclose(found, (score - 0.3) / 1.7, rtol=1e-4, atol=1e-4)
 
