@@ -39,9 +39,12 @@ def _narrower(width: int) -> float:
 class ScalarHead(nn.Module):
     """hidden [..., width] -> `count` scores [..., count], in float32 whatever the base computes in."""
 
+    scale: Tensor  # what states are taken times
+
     def __init__(self, width: int, count: int = 1, scale: float = 1.0):
         super().__init__()
-        self.count, self.scale = count, scale
+        self.count = count
+        self.register_buffer("scale", torch.tensor(scale))
         self.linear = nn.Linear(width, count)
         nn.init.zeros_(self.linear.weight)
         nn.init.zeros_(self.linear.bias)
@@ -75,13 +78,7 @@ class RewardHead(nn.Module):
     scale: Tensor  # what h is taken times; q, whose mean square is 1, is taken times 192 / width in wider models
 
     def __init__(
-        self,
-        width: int,
-        count: int = 1,
-        gates: int = 0,
-        seed: int = 0,
-        told_length: bool = True,
-        scale: float = 1.0,
+        self, width: int, count: int = 1, gates: int = 0, seed: int = 0, told_length: bool = True, scale: float = 1.0
     ):
         super().__init__()
         self.count = count

@@ -23,9 +23,11 @@ class QHead(nn.Module):
     States are taken times `scale`, as in all heads (`engine.models.heads`).
     """
 
+    scale: Tensor
+
     def __init__(self, width: int, bottleneck: int, vocabulary: int, scale: float = 1.0):
         super().__init__()
-        self.scale = scale
+        self.register_buffer("scale", torch.tensor(scale))
         self.inner = nn.Linear(width, bottleneck)
         with torch.no_grad():  # what comes out spreads as in a model no wider than the built-in one
             self.inner.weight.mul_(max(1.0, width / WIDTH))
@@ -63,7 +65,6 @@ class AdvantageShift(nn.Module):
         self.q2 = QHead(width, bottleneck, vocabulary, scale)
         self.v = ScalarHead(width, scale=scale)
         self.register_buffer("beta", torch.tensor(float(beta)))
-        self.register_buffer("scale", torch.tensor(scale))
 
     def forward(self, hidden: Tensor) -> Tensor:
         """hidden [..., width] -> [..., vocabulary]."""
@@ -78,9 +79,9 @@ def load_shift(folder: Path, device: torch.device) -> AdvantageShift | None:
     if not (folder / FILE).is_file():
         return None
     state = load_file(folder / FILE)
-    if "scale" not in state:
+    if "v.scale" not in state:
         raise UserError(f"{folder.name} is of an earlier version of the studio. Train it anew with Q-learning.")
     bottleneck, width = state["q1.inner.weight"].shape
-    shift = AdvantageShift(width, bottleneck, len(state["q1.outer.bias"]), float(state["beta"]), float(state["scale"]))
+    shift = AdvantageShift(width, bottleneck, len(state["q1.outer.bias"]), float(state["beta"]))
     shift.load_state_dict(state)
     return shift.requires_grad_(False).to(device)

@@ -298,8 +298,10 @@ def test_an_adapter_survives_the_disk(tiny_folder, tmp_path):
         head.save(tmp_path)
         assert torch.equal(RewardHead.load(tmp_path, torch.device("cpu"))(*seen), head(*seen))
     linear = {"linear.weight": torch.zeros(1, 32), "linear.bias": torch.zeros(1)}
-    turning = {name: value for name, value in head.state_dict().items() if name != "scale"}
-    for earlier in (linear, turning):
+    unscaled = {name: value for name, value in head.state_dict().items() if name != "scale"}
+    turning = {name: value for name, value in unscaled.items() if name != "told"}
+    without_length = {name: value[..., :32].contiguous() for name, value in turning.items()}
+    for earlier in (linear, without_length, turning, unscaled):
         save_file(earlier, tmp_path / "reward_head.safetensors")
         with pytest.raises(UserError, match="Train a new one"):
             RewardHead.load(tmp_path, torch.device("cpu"))
