@@ -77,6 +77,14 @@ def test_the_loop_closes(studio, page):
     page.locator(".status.finished").wait_for(timeout=400_000)
     assert page.locator(".charts svg").count() == 6
     assert page.locator(".samples dt").count() > 0
+    # What is folded, opened: the log's long lines widen nothing, earlier answers do not cover what opens them.
+    wider, gaps = page.locator(".run").evaluate(
+        "run => { run.querySelectorAll('details').forEach(d => d.open = true);"
+        " const box = e => e.getBoundingClientRect();"
+        " return [Math.max(...[...run.children].map(e => box(e).right)) - box(run).right,"
+        " [...run.querySelectorAll('details > .samples')].map(e => box(e).top - box(e.previousElementSibling).bottom)] }"
+    )
+    assert wider < 1 and len(gaps) > 0 and min(gaps) >= 0
 
     # Compare, blind.
     page.get_by_role("link", name="Compare before and after").click()
