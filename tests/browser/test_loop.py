@@ -82,7 +82,7 @@ def test_the_loop_closes(studio, page):
         "run => { run.querySelectorAll('details').forEach(d => d.open = true);"
         " const box = e => e.getBoundingClientRect();"
         " return [Math.max(...[...run.children].map(e => box(e).right)) - box(run).right,"
-        " [...run.querySelectorAll('details > .samples')].map(e => box(e).top - box(e.previousElementSibling).bottom)] }"
+        " [...run.querySelectorAll('details > .samples')].map(e => box(e).top - box(e.previousElementSibling).bottom)]}"
     )
     assert wider < 1 and len(gaps) > 0 and min(gaps) >= 0
 
