@@ -17,6 +17,11 @@ os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
 os.environ.setdefault("LRU_CACHE_CAPACITY", "16")
 os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "16")
 
+# Threads of one process wait for each other by spinning, for some 4 ms at first, which is as long as the system lets
+# another have the core: beside a run's, an answer took up to thirty times as long. For 0.04 ms both take their turns.
+if "OMP_WAIT_POLICY" not in os.environ:
+    os.environ.setdefault("GOMP_SPINCOUNT", "3000")
+
 _MODULES = {
     "conversations": "engine.store.conversations",
     "feedback_log": "engine.store.feedback",

@@ -22,34 +22,37 @@ const lastTurn = () => (state.current?.turns || []).at(-1);
 // ---- Settings, remembered by the browser
 const NUMBERS = ["temperature", "top_p", "max_new_tokens", "seed"];
 const kept = chatSettings();
+const chosenVersion = () => state.versions?.find((v) => v.id === kept.version);
+const usual = (name) => (chosenVersion() || state).usual?.[name] ?? "";
 function settings() {
   const found = { version: Number(drawer.querySelector(".version").value) || null, system: drawer.querySelector(".system").value };
   for (const name of NUMBERS) {
     const value = drawer.querySelector(`.${name}`).value;
-    found[name] = value === "" || Number(value) === state.usual?.[name] ? null : Number(value);
+    found[name] = value === "" || Number(value) === usual(name) ? null : Number(value);
   }
   return found;
 }
 function showSettings() {
   const pick = drawer.querySelector(".version");
-  const chosen = state.versions.some((v) => v.id === kept.version) ? kept.version : null;
-  fill(pick, el("option", { value: "" }, t("The one in use ({name})", { name: state.model })), state.versions.map((v) => el("option", { value: v.id, selected: v.id === chosen }, v.name)));
+  const chosen = chosenVersion();
+  fill(pick, el("option", { value: "" }, t("The one in use ({name})", { name: state.model })), state.versions.map((v) => el("option", { value: v.id, selected: v === chosen }, v.name)));
   for (const name of NUMBERS) {
     const box = drawer.querySelector(`.${name}`);
-    if (document.activeElement !== box) box.value = kept[name] ?? (name === "seed" ? "" : state.usual[name]);
+    if (document.activeElement !== box) box.value = kept[name] ?? usual(name);
   }
   if (document.activeElement !== drawer.querySelector(".system")) drawer.querySelector(".system").value = kept.system || "";
 }
 drawer.addEventListener("change", () => {
   Object.assign(kept, settings());
   localStorage.setItem("chat-settings", JSON.stringify(kept));
+  showSettings(); // another version may have another usual temperature
   root.querySelector(".model").textContent = modelName();
 });
 toggle.addEventListener("click", () => {
   drawer.hidden = !drawer.hidden;
   toggle.setAttribute("aria-expanded", String(!drawer.hidden));
 });
-const modelName = () => state.versions?.find((v) => v.id === kept.version)?.name || state.model || "";
+const modelName = () => chosenVersion()?.name || state.model || "";
 
 // ---- Feedback
 function saved(answer, text) {

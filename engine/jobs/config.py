@@ -18,7 +18,7 @@ from engine.methods.settings import (
     RewardConfig,
     SFTConfig,
 )
-from engine.sampling.settings import LONGEST, Sampling
+from engine.sampling.settings import BUILT_IN, Sampling
 from engine.training.settings import Count, Natural, NotNegative, setting
 
 Recompute = Literal["auto", "always", "never"]
@@ -27,7 +27,7 @@ Recompute = Literal["auto", "always", "never"]
 @dataclass(frozen=True)
 class CompareConfig:
     prompts: Count = setting(64, "Held-out prompts that are answered before and after.")
-    temperature: NotNegative = setting(1.0, "Temperature at which they are answered.")
+    temperature: NotNegative = setting(0.0, "Temperature at which they are answered; 0 for Chat's usual one.")
     seed: int = setting(12345, "Seed of the first answer.")
     after: int | None = None  # the version that a run of `compare` holds against its parent
 
@@ -62,16 +62,22 @@ class RunConfig:
     def as_dict(self) -> dict:
         return asdict(self)
 
-    def settled(self, feedback: int, longest: int = LONGEST) -> Self:
+    def settled(self, feedback: int, usual: Sampling = BUILT_IN) -> Self:
         """The same with what hangs on how many rankings and edits there are (a reward function needs none) and on how
-        long answers are."""
+        answers are drawn as a rule."""
         worth = 0 if self.reward_function else feedback
-        return replace(self, ppo=self.ppo.settled(worth, longest), reinforce=self.reinforce.settled(worth, longest))
+        return replace(
+            self,
+            ppo=self.ppo.settled(worth, usual),
+            reinforce=self.reinforce.settled(worth, usual),
+            compare=replace(self.compare, temperature=self.compare.temperature or usual.temperature),
+        )
 
     @property
     def sampling(self) -> Sampling:
         """How answers are drawn for normalising and comparing."""
-        return Sampling(temperature=self.compare.temperature, max_new_tokens=self.ppo.longest)
+        temperature = self.compare.temperature or BUILT_IN.temperature
+        return Sampling(temperature=temperature, max_new_tokens=self.ppo.longest)
 
 
 STAGES = ("pretrain", "reward", "ppo", "reinforce", "sft", "dpo", "kto", "ilql")  # whose settings have a seed

@@ -43,7 +43,7 @@ def start(workspace: Workspace, store: Store, method: str, config: dict, parent_
 def settled(store: Store, config: RunConfig, parent: dict) -> RunConfig:
     """`config` with what it leaves to the feedback that there is and to the version that it starts from."""
     usual = usual_sampling(parent["base"], feedback.longest_judged(store))
-    return config.settled(feedback.compared(store), usual.max_new_tokens)
+    return config.settled(feedback.compared(store), usual)
 
 
 def resume(workspace: Workspace, store: Store, run_id: int) -> None:

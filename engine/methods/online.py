@@ -86,7 +86,7 @@ def gather(
         drawn = rollout(model, prompts, pad, stop, config.sampling, seeds, keep_states)
     everything = torch.arange(len(prompts), device=roles.base.device)
     with roles.acting(reference) as model:
-        reference_log_probs, _ = response_pass(model, None, drawn, everything, config.temperature)
+        reference_log_probs, _ = response_pass(model, None, drawn, everything, config.sampling.temperature)
     answers = [
         Answer(messages, decode(roles.tokenizer, ids), prompt, ids, [], seed, "stop" if done else "length")
         for messages, prompt, ids, seed, done in zip(

@@ -54,7 +54,7 @@ class PPO:
         own = self.config.value_adapter
         with self.roles.acting("policy", train=True) as model:
             log_probs, values = response_pass(
-                model, None if own else self.head, experience.rollout, rows, self.config.temperature
+                model, None if own else self.head, experience.rollout, rows, self.config.sampling.temperature
             )
         return log_probs, self.values(experience, rows, train=True) if values is None else values
 

@@ -56,7 +56,7 @@ class Reinforce:
                 rows = whole[start:end]
                 now, old = mask[rows], drawn.log_probs[rows]
                 with self.roles.acting("policy", train=True) as model:
-                    log_probs, _ = response_pass(model, None, drawn, rows, config.temperature)
+                    log_probs, _ = response_pass(model, None, drawn, rows, config.sampling.temperature)
                 loss = losses.reinforce_losses(log_probs, old, advantages[rows], now, config.clip).sum() / len(whole)
                 self.steps.back(loss)
                 moved = losses.approximate_kl(log_probs.detach(), old, now, tokens)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal, Self
 
-from engine.sampling.settings import LONGEST, Sampling
+from engine.sampling.settings import BUILT_IN, Sampling
 from engine.training.settings import (
     OPTIMIZER,
     Count,
@@ -143,32 +143,39 @@ class OnlineConfig:
         0, "Updates between looks at held-out prompts, the best of which is kept; 0 keeps the last."
     )
     max_grad_norm: Positive = setting(1.0, "Gradients longer than this are shortened to it.")
-    temperature: Positive = setting(1.0, "Temperature at which the policy answers while it learns.")
+    temperature: NotNegative = setting(
+        0.0, "Temperature at which the policy answers while it learns; 0 for Chat's usual one."
+    )
     max_new_tokens: Natural = setting(
         0, "Longest answer, in tokens; 0 for the longest that was judged, 96 (built-in model) or 256 at least."
     )
     micro_batch: Natural = setting(0, "Answers of a step at a time, to save memory; 0 for all at once.")
     seed: int = setting(0, "Seed of everything that is drawn.")
 
-    def settled(self, feedback: int = 0, longest: int = LONGEST) -> Self:
-        """The same with as many updates as so many rankings and edits are worth, and answers of up to `longest` tokens,
-        where these are not set.
+    def settled(self, feedback: int = 0, usual: Sampling = BUILT_IN) -> Self:
+        """The same with as many updates as so many rankings and edits are worth, and answers drawn as `usual`
+        ones are, where these are not set.
 
         A reward model that has seen more can be followed further before it misleads (Gao et al. 2022, section 3.3).
         """
         share = (min(max(feedback, FEW), MANY) - FEW) / (MANY - FEW)
         updates = self.updates or round(UPDATES * (1 + share))
-        return replace(self, updates=updates, max_new_tokens=self.max_new_tokens or longest)
+        return replace(
+            self,
+            updates=updates,
+            temperature=self.temperature or usual.temperature,
+            max_new_tokens=self.max_new_tokens or usual.max_new_tokens,
+        )
 
     @property
     def longest(self) -> int:
         """Tokens of the longest answer, settled or not."""
-        return self.max_new_tokens or LONGEST
+        return self.max_new_tokens or BUILT_IN.max_new_tokens
 
     @property
     def sampling(self) -> Sampling:
         """How the policy answers while it learns."""
-        return Sampling(temperature=self.temperature, max_new_tokens=self.longest)
+        return Sampling(temperature=self.temperature or BUILT_IN.temperature, max_new_tokens=self.longest)
 
 
 @dataclass(frozen=True)

@@ -56,7 +56,7 @@ class Worker:
         if self.roles is None or self.loaded != wanted:
             self.roles, self.judges, self.adapters = None, {}, []
             self.roles, self.loaded = Roles(load_base(*wanted)), wanted
-            # A small model answers as fast on one thread; several would wait for each other beside a run's.
+            # A small model answers as fast on one thread, and leaves the others to a run.
             small = self.roles.base.model.num_parameters() < SMALL
             torch.set_num_threads(1 if small else self.threads)
         return self.roles

@@ -87,7 +87,8 @@ def build(session: Session) -> None:
             writing = session.live.get(last) if last is not None else None
             if writing and not writing.done:
                 live = {"prompt_id": last, "texts": writing.texts}
-        version = session.version
+        version, versions = session.version, engine.versions.list_versions(store)
+        usual = {base: engine.usual_sampling(base).as_dict() for base in {v["base"] for v in versions}}
         return {
             "conversations": [{"id": c["id"], "title": c["title"]} for c in listed],
             "current": current,
@@ -95,11 +96,11 @@ def build(session: Session) -> None:
             "model": version["name"],
             "untaught": version["kind"] == "base" and version["name"] == engine.shelf.BUILT_IN,
             "versions": [
-                {"id": v["id"], "name": v["name"]}
-                for v in engine.versions.list_versions(store)
+                {"id": v["id"], "name": v["name"], "usual": usual[v["base"]]}
+                for v in versions
                 if v["kind"] in ("base", "policy")
             ],
-            "usual": engine.usual_sampling(version["base"]).as_dict(),
+            "usual": usual[version["base"]],
             "tags": list(engine.feedback_log.TAGS),
             "counts": engine.feedback_log.counts(store),
         }

@@ -18,6 +18,7 @@ from engine.pocket import demo
 from engine.store import comparisons, conversations, feedback, models, runs
 from engine.training.context import Silent, Stopped
 from engine.training.passes import Encoded
+from tests.conftest import tiny_model, tiny_tokenizer
 from tests.engine.toys import StopsAt
 
 SHORT = [
@@ -338,6 +339,23 @@ def test_more_feedback_is_worth_more_updates(workspace, store, base_version, mon
     run = engine.launcher.start(workspace, store, "improve", engine.parse_settings([]), base_version)
     kept = runs.get_run(store, run)["config"]
     assert (kept["ppo"]["updates"], kept["reinforce"]["updates"]) == (90, 90)
+
+
+def test_a_model_practises_at_its_own_temperature(workspace, store, base_version, tmp_path, monkeypatch):
+    monkeypatch.setattr(launch, "_spawn", lambda *_: None)
+    tiny_model().save_pretrained(tmp_path / "other")
+    tiny_tokenizer().save_pretrained(tmp_path / "other")
+    (tmp_path / "other" / "generation_config.json").write_text('{"temperature": 0.6, "top_p": 0.9}')
+    other = engine.shelf.add_base(store, str(tmp_path / "other"))
+
+    def temperatures(base, settings):
+        run = launch.start(workspace, store, "improve", engine.parse_settings(settings), base)
+        kept = engine.read_config(runs.get_run(store, run)["config"])
+        return kept.ppo.sampling.temperature, kept.reinforce.sampling.temperature, kept.sampling.temperature
+
+    assert temperatures(other, []) == (0.6, 0.6, 0.6)
+    assert temperatures(other, ["ppo.temperature=0.9", "compare.temperature=0.8"]) == (0.9, 0.6, 0.8)
+    assert temperatures(base_version, []) == (1, 1, 1)
 
 
 def test_practice_allows_answers_as_long_as_the_judged_ones(workspace, store, base_version, monkeypatch):

@@ -128,6 +128,26 @@ def test_senseless_settings_are_refused(bad):
         Sampling(**bad)
 
 
+@pytest.mark.parametrize(
+    ("said", "usual"),
+    [
+        ('{"temperature": 0.6, "top_p": 0.9, "eos_token_id": 2}', (0.6, 0.9, 0)),
+        ('{"do_sample": true, "temperature": 1, "top_k": 64, "top_p": 0.95}', (1, 0.95, 64)),
+        ('{"eos_token_id": 2, "temperature": null}', (0.7, 1.0, 0)),
+        ('{"temperature": -1, "top_p": 0.9}', (0.7, 1.0, 0)),  # no sense
+        ('{"temperature": "warm"}', (0.7, 1.0, 0)),
+        ("[]", (0.7, 1.0, 0)),
+        ("{", (0.7, 1.0, 0)),
+    ],
+)
+def test_answers_are_drawn_as_a_models_makers_say(tmp_path, said, usual):
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "generation_config.json").write_text(said)
+    found = usual_sampling(str(tmp_path))
+    assert (found.temperature, found.top_p, found.top_k) == usual
+    assert usual_sampling(str(POCKET)).temperature == 1  # made to be drawn from as it is
+
+
 def test_answers_may_be_as_long_as_suits_the_base(tmp_path):
     def base(name, **config):
         (tmp_path / name).mkdir()
