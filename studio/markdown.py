@@ -8,9 +8,18 @@ from markdown_it import MarkdownIt
 # Images would make the page ask other machines for them.
 _markdown = MarkdownIt("commonmark", {"html": False, "breaks": True}).enable("table").disable("image")
 
-# A fence, a list of two items, a heading, a quote or a table: Markdown on purpose, not by accident.
-_BLOCKS = re.compile(
-    r"^\s*```.+?^\s*```|^\s*[-*+] .+\n+\s*[-*+] |^\s*\d+[.)] .+\n+\s*\d+[.)] |^#{1,6} \S|^\s*\|.+\|\s*\n\s*\|[ :|-]+\|",
+# Markdown on purpose, not by accident.
+_MARKS = re.compile(
+    "|".join(
+        [
+            r"^\s*```.+?^\s*```",  # a fence
+            r"^\s*[-*+] .+\n+\s*[-*+] ",  # two items
+            r"^\s*\d+[.)] .+\n+\s*\d+[.)] ",
+            r"^#{1,6} \S",  # a heading
+            r"^\s*\|.+\|\s*\n\s*\|[ :|-]+\|",  # a table
+            r"\*\*\w[^*\n]*\*\*",  # bold words
+        ]
+    ),
     re.MULTILINE | re.DOTALL,
 )
 _TAGS = {
@@ -21,6 +30,6 @@ _TAGS = {
 
 def rendered(text: str) -> str | None:
     """HTML of `text` where it is Markdown, sanitised; None where it is plain text."""
-    if not _BLOCKS.search(text):
+    if not _MARKS.search(text):
         return None
     return nh3.clean(_markdown.render(text), tags=_TAGS, attributes={"a": {"href"}}, url_schemes={"http", "https"})

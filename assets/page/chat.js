@@ -188,17 +188,12 @@ function action(picture, name, title, act, more = {}) {
 }
 
 function card(turn, response, index, ranks) {
-  if (response.id === undefined) return el("article", { class: "card live", "aria-busy": "true" }, el("header", {}, t("Answer {n}", { n: index + 1 })), verbatim("div", response.text || "…"));
+  if (response.id === undefined) return el("article", { class: "card live", "aria-busy": "true" }, el("header", {}, t("Answer {n}", { n: index + 1 })), answered(response.text || "…", response.html));
   if (`edit ${response.id}` in drafts) return el("article", { class: "card editing" }, el("header", {}, t("Rewrite the answer as it should be")), rewriting(response, (text) => saveEdit(response, text), draw));
   const rankOf = ranks[response.id];
   const several = turn.responses.length > 1;
   const chosen = turn.chosen === response.id;
-  let body;
-  if (response.edit) body = verbatim("div", response.edit);
-  else if (response.html) {
-    body = el("div", { class: "text markdown", dir: "auto" });
-    body.innerHTML = response.html; // sanitised by the studio
-  } else body = verbatim("div", response.text || t("(empty answer)"));
+  const body = response.edit ? verbatim("div", response.edit) : answered(response.text, response.html);
   const talkAbout = [];
   if (tagging === response.id) talkAbout.push(el("div", { class: "tags" }, [...new Set([...state.tags, ...response.tags.map((one) => one.tag)])].map((name) => el("button", { class: `tag-choice${response.tags.some((one) => one.tag === name) ? " on" : ""}`, onclick: () => toggleTag(response, name) }, t(name)))));
   else if (response.tags.length) talkAbout.push(el("div", { class: "tags" }, response.tags.map((one) => verbatim("span", t(one.tag), "tag"))));
@@ -295,7 +290,7 @@ function draw() {
     turn.last = i === turns.length - 1;
     const ranks = ranksOf(order[turn.id] || []);
     const live = state.live && state.live.prompt_id === turn.id;
-    const shown = live ? [...turn.responses, ...state.live.texts.map((text) => ({ text }))] : turn.responses;
+    const shown = live ? [...turn.responses, ...state.live.answers] : turn.responses;
     return el(
       "section",
       { class: "turn" },
@@ -357,10 +352,10 @@ async function watch() {
       watching = false;
       return load(state.current.id);
     }
-    state.live.texts = answer.texts;
+    state.live.answers = answer.answers;
     const cards = talk.querySelectorAll(".card.live .text");
-    if (cards.length !== answer.texts.length) draw();
-    else cards.forEach((node, i) => (node.textContent = answer.texts[i] || "…"));
+    if (cards.length !== answer.answers.length) draw();
+    else cards.forEach((node, i) => node.replaceWith(answered(answer.answers[i].text || "…", answer.answers[i].html)));
     await sleep(60);
   }
   watching = false;

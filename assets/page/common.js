@@ -64,6 +64,14 @@ function verbatim(tag, text, name = "text") {
   return node;
 }
 
+/** What a model said: as Markdown where the studio found it to be that (`html` is sanitised there), else exactly. */
+function answered(text, html) {
+  if (!html) return verbatim("div", text || t("(empty answer)"));
+  const node = el("div", { class: "text markdown", dir: "auto" });
+  node.innerHTML = html;
+  return node;
+}
+
 /** Words that went and came, as an element: <del> and <ins> in running text. Longest common subsequence over words. */
 function wordDiff(before, after) {
   const a = before.match(/\S+\s*|\s+/g) || [], b = after.match(/\S+\s*|\s+/g) || [];

@@ -34,8 +34,8 @@ function onward(place = at) {
   return next >= 0 ? next : first >= 0 ? first : state.items.length;
 }
 
-function side(text, other, name, label) {
-  const body = state.diff ? wordDiff(other, text) : verbatim("div", text);
+function side(text, html, other, name, label) {
+  const body = state.diff ? wordDiff(other, text) : answered(text, html);
   return el("article", { class: "card" }, el("header", {}, label), body, el("footer", {}, el("button", { class: `vote-${name}`, onclick: () => vote(name) }, t("This one is better"))));
 }
 
@@ -133,12 +133,13 @@ function draw() {
   if (item) {
     const left = afterLeft(item);
     const [a, b] = left ? [item.after, item.before] : [item.before, item.after];
+    const [ha, hb] = left ? [item.after_html, item.before_html] : [item.before_html, item.after_html];
     const same = state.same ? t(" {n} more got the same answer twice.", { n: state.same }) : "";
     fill(
       stage,
       el("p", { class: "hint" }, t(state.revealed ? "Question {n} of {all}. You have seen which is which, so votes are kept but not counted." : "Question {n} of {all}. One answer is from before training, one from after; which is which is hidden.", { n: at + 1, all: state.items.length }) + same),
       verbatim("div", item.prompt, "ask"),
-      el("div", { class: "cards n2" }, side(a, b, "left", "A"), side(b, a, "right", "B")),
+      el("div", { class: "cards n2" }, side(a, ha, b, "left", "A"), side(b, hb, a, "right", "B")),
       el(
         "div",
         { class: "row" },

@@ -121,12 +121,11 @@ async function saveEdits() {
 
 function card(response, index, ranks) {
   const rankOf = ranks[response.id];
-  const shown = response.edit || response.text;
   const here = index === focus;
   const number = el("button", { class: "rank", "aria-label": rankOf ? t("Answer {n}, rank {rank}", { n: index + 1, rank: rankOf }) : t("Rank answer {n}", { n: index + 1 }), onclick: (e) => rank(index, e.shiftKey) }, rankOf ? `#${rankOf}` : `${index + 1}`);
   const head = el("header", {}, number, response.edit && el("span", { class: "tag", title: response.text }, t("edited")), response.finish === "length" && el("span", { class: "tag" }, t("cut off")));
   if (`edit ${response.id}` in drafts) return el("article", { class: "card editing" }, head, rewriting(response, (text) => saveEdit(response, text), draw));
-  return el("article", { class: `card${rankOf ? " ranked" : ""}${rankOf === 1 ? " best" : ""}${here ? " focused" : ""}`, onclick: (e) => e.target.closest("button") || ((focus = index), draw()) }, head, verbatim("div", shown || t("(empty answer)")));
+  return el("article", { class: `card${rankOf ? " ranked" : ""}${rankOf === 1 ? " best" : ""}${here ? " focused" : ""}`, onclick: (e) => e.target.closest("button") || ((focus = index), draw()) }, head, response.edit ? verbatim("div", response.edit) : answered(response.text, response.html));
 }
 
 function draw() {

@@ -3,7 +3,7 @@
 import engine
 from studio.markdown import rendered
 from studio.pages import page
-from studio.session import Session
+from studio.session import Live, Session
 
 SKELETON = """
 <aside>
@@ -69,6 +69,9 @@ def build(session: Session) -> None:
             ],
         }
 
+    def written(live: Live) -> list[dict]:
+        return [{"text": text, "html": rendered(text)} for text in live.texts]
+
     def load(conversation: int | None, search: str = "") -> dict:
         """The conversation asked for, or the newest; -1 opens none."""
         store = session.store
@@ -86,7 +89,7 @@ def build(session: Session) -> None:
             last = rows[-1]["id"] if rows else None
             writing = session.live.get(last) if last is not None else None
             if writing and not writing.done:
-                live = {"prompt_id": last, "texts": writing.texts}
+                live = {"prompt_id": last, "answers": written(writing)}
         version, versions = session.version, engine.versions.list_versions(store)
         usual = {base: engine.usual_sampling(base).as_dict() for base in {v["base"] for v in versions}}
         return {
@@ -138,8 +141,8 @@ def build(session: Session) -> None:
     def poll(prompt: int) -> dict:
         live = session.live.get(prompt)
         if live is None:
-            return {"done": True, "texts": []}
-        return {"done": live.done, "texts": live.texts, "problem": live.problem}
+            return {"done": True, "answers": []}
+        return {"done": live.done, "answers": written(live), "problem": live.problem}
 
     def halt(prompt: int) -> dict:
         live = session.live.get(prompt)

@@ -1,6 +1,7 @@
 """Compare: two versions on the same questions, judged blind, with the win rate and its interval."""
 
 import engine
+from studio.markdown import rendered
 from studio.pages import page
 from studio.report import report
 from studio.session import Session
@@ -75,7 +76,11 @@ def build(session: Session) -> None:
             "revealed": chosen["revealed"] is not None,
             "overdone": overdone(chosen["result"], given),
             "same": len(every) - len(items),
-            "items": [{key: i[key] for key in ("id", "prompt", "before", "after", "choice", "facts")} for i in items],
+            "items": [
+                {key: i[key] for key in ("id", "prompt", "before", "after", "choice", "facts")}
+                | {f"{side}_html": rendered(i[side]) for side in ("before", "after")}
+                for i in items
+            ],
         }
 
     def vote(item: int, choice: str) -> dict:

@@ -2,6 +2,7 @@
 
 import engine
 from studio.labelling import ANSWERS, Filler
+from studio.markdown import rendered
 from studio.pages import page
 from studio.session import Session
 
@@ -38,7 +39,13 @@ def build(session: Session) -> None:
             "text": row["text"],
             "again": again,
             "responses": [
-                {"id": r["id"], "text": r["text"], "edit": edits.get(r["id"]), "finish": r["finish"]}
+                {
+                    "id": r["id"],
+                    "text": r["text"],
+                    "html": rendered(r["text"]),
+                    "edit": edits.get(r["id"]),
+                    "finish": r["finish"],
+                }
                 for r in row["responses"]
             ],
         }
