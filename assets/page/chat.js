@@ -332,7 +332,8 @@ async function load(id) {
   sessionStorage.setItem("conversation", state.current?.id || "");
   showSettings();
   draw();
-  talk.scrollTop = talk.scrollHeight;
+  const newestTurn = talk.lastElementChild; // from its question on, for long answers are read from their start
+  talk.scrollTop = newestTurn.offsetTop - talk.offsetTop;
   if (state.live) watch();
 }
 

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+import engine
 from tests.browser.acts import ask, stored
 
 pytestmark = pytest.mark.browser
@@ -131,3 +132,24 @@ def test_what_is_being_written_outlives_the_page(studio, page, tmp_path):
     kept = stored(tmp_path, "SELECT kind, value FROM current_feedback ORDER BY id")
     assert [row["kind"] for row in kept] == ["rating", "edit", "edit", "ranking"]
     assert "Said better." in kept[2]["value"]
+
+
+def test_long_answers_in_markdown_are_read_from_their_start(studio, page, tmp_path):
+    store = engine.Store(tmp_path / "workspace" / "studio.db")
+    pocket = engine.versions.newest_chat_version(store)["id"]
+    conversation = engine.conversations.start_conversation(store, "Tea")
+    prompt = engine.conversations.add_prompt(store, "How do I make tea?", "chat", conversation)
+    steps = "\n\n".join(f"{n}. **Wait** a little longer than before." for n in range(1, 40))
+    rows = [{"text": f"Like this:\n\n{steps}", "tokens": 300, "seed": n, "finish": "stop"} for n in range(4)]
+    engine.conversations.add_responses(store, prompt, pocket, {}, rows)
+    store.close()
+
+    page.goto(studio)
+    first = page.locator(".card .markdown li").first
+    first.wait_for()
+    assert first.inner_text() == "Wait a little longer than before."
+    assert first.locator("strong").inner_text() == "Wait"
+    line = page.evaluate("parseFloat(getComputedStyle(document.querySelector('.card .markdown')).lineHeight)")
+    assert first.bounding_box()["height"] < 4 * line  # no empty lines within an item
+    assert page.locator(".turn .ask").bounding_box()["y"] >= page.locator(".talk").bounding_box()["y"]
+    assert page.locator("button.rank").first.bounding_box()["y"] < page.viewport_size["height"] / 2
