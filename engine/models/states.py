@@ -15,8 +15,8 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from engine.models.attention import fastest
 from engine.models.layout import Layout, lay_out
 from engine.models.recompute import recomputes, recomputing
 from engine.models.replayed import states_of
@@ -28,7 +28,6 @@ def attention(
     module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: None, *, layout: Layout, **options: Any
 ) -> tuple[Tensor, None]:
     """Causal attention within each row of `layout`. query, key, value: [1, heads, tokens, width of a head]."""
-    sdpa = ALL_ATTENTION_FUNCTIONS["sdpa"]
     flat = [x.transpose(1, 2).reshape(x.shape[2], -1) for x in (query, key, value)]
     found = []
     for sources in layout.groups:
@@ -37,7 +36,7 @@ def attention(
             x.index_select(0, sources.view(-1)).view(rows, width, *like.shape[1::2]).transpose(1, 2)
             for x, like in zip(flat, (query, key, value), strict=True)
         ]
-        out, _ = sdpa(module, *apart, None, is_causal=True, **options)
+        out, _ = fastest(query, width)(module, *apart, None, is_causal=True, **options)
         found.append(out.reshape(rows * width, -1))
     together = torch.cat(found).index_select(0, layout.cells)
     return together.view(1, len(layout.cells), query.shape[1], -1), None

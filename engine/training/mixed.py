@@ -12,28 +12,13 @@ from functools import cache
 from typing import Any
 
 import torch
-from torch import Tensor
-from transformers import AttentionInterface
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from engine.models.attention import IN_FLOAT32
 from engine.models.states import attending
 
 PAYS = 1.5  # how many times as fast products have to be
 NARROW = 96  # width below which rounding takes back most of what it saves on a CPU
 TRIED = 512  # rows and columns of the matrices that are tried
-IN_FLOAT32 = "sdpa_in_float32"  # the name by which transformers finds the attention below
-
-
-def attention(module: Any, query: Tensor, key: Tensor, value: Tensor, *given: Any, **options: Any) -> tuple:
-    """PyTorch's attention of float32 numbers: CPUs take longer over bfloat16 ones, even those that multiply them."""
-    with torch.autocast(query.device.type, enabled=False):
-        states, _ = ALL_ATTENTION_FUNCTIONS["sdpa"](
-            module, query.float(), key.float(), value.float(), *given, **options
-        )
-    return states.to(query.dtype), None
-
-
-AttentionInterface.register(IN_FLOAT32, attention)
 
 
 @cache

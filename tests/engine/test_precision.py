@@ -7,8 +7,10 @@ import sys
 
 import pytest
 import torch
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from engine.models import precision as precisions
+from engine.models.attention import IN_FLOAT32, fastest
 from engine.models.load import load_base
 from engine.models.shape import KNOWN, Shape, shape_of
 
@@ -55,6 +57,29 @@ def test_a_large_model_is_loaded_in_what_was_found_fastest_and_nf4_computes_in_i
     packed = load_base(str(tiny_folder), "nf4")
     assert packed.precision == "nf4" and packed.model.dtype == torch.bfloat16
     assert load_base(str(tiny_folder), "float32").model.dtype == torch.float32
+
+
+@pytest.mark.parametrize(("tokens", "grad", "exact"), [(8, True, True), (8, False, False), (400, True, False)])
+def test_short_rows_in_bf16_attend_in_float32_where_they_are_learned_from(tokens, grad, exact):
+    torch.manual_seed(0)
+    rounded = [torch.randn(2, 3, tokens, 64, dtype=torch.bfloat16, requires_grad=True) for _ in range(3)]
+    module = torch.nn.Module()
+
+    def answers(attend, q, k, v):
+        """What comes of it, and where there is one q's gradient."""
+        with torch.set_grad_enabled(grad):
+            out, _ = attend(module, q, k, v, None, is_causal=True)
+        return out.detach().float(), torch.autograd.grad(out.float().square().sum(), q)[0].float() if grad else out.float()
+
+    def error(found, true):
+        return max(float((a - b).norm() / b.norm()) for a, b in zip(found, true, strict=True))
+
+    with torch.set_grad_enabled(grad):
+        chosen = fastest(rounded[0], tokens)
+        assert fastest(rounded[0].float(), tokens) is ALL_ATTENTION_FUNCTIONS["sdpa"]
+    assert (chosen is ALL_ATTENTION_FUNCTIONS[IN_FLOAT32]) == exact
+    true = answers(ALL_ATTENTION_FUNCTIONS["sdpa"], *(x.detach().float().requires_grad_() for x in rounded))
+    assert error(answers(chosen, *rounded), true) < 0.01
 
 
 GROWTH = """
