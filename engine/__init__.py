@@ -48,6 +48,8 @@ _NAMES = {
     "Sampling": "engine.sampling.settings",
     "DRAWN": "engine.sampling.settings",
     "usual_sampling": "engine.sampling.settings",
+    "BLOCKS": "engine.training.settings",
+    "adapter_rate": "engine.training.settings",
     "load_prompts": "engine.prompts",
     "parse_settings": "engine.jobs.config",
     "read_config": "engine.jobs.config",

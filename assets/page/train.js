@@ -244,7 +244,7 @@ async function tellCost() {
   const needs = answer.gigabytes === null ? "" : t("Takes about {gb} GB of memory, in {precision}", { gb: answer.gigabytes.toFixed(1), precision: answer.precision });
   const time = answer.seconds === null ? t("how long is known after the first run")
     : t(answer.judged === "machine" ? "about {time}, judged by this machine's speed" : "about {time}, judged by an earlier run", { time: duration(answer.seconds) });
-  root.querySelector(".cost").textContent = [needs, time].filter(Boolean).join(t("; ")) + (answer.gigabytes > answer.free ? t(". That is more than is free: lower ppo.episodes or set precision to nf4.") : t("."));
+  root.querySelector(".cost").textContent = [needs, time].filter(Boolean).join(t("; ")) + (answer.gigabytes > answer.free ? t(". That is more than is free: lower ppo.episodes or set precision to nf4.") : t(".")) + (answer.direct ? t(" Directly from your rankings (DPO) it takes about {time}.", { time: duration(answer.direct) }) : "");
 }
 
 async function offerSettings() {

@@ -78,6 +78,6 @@ def train_dpo(
     if not any(len(set(r.ranks)) > 1 for r in rankings):
         raise UserError("The feedback says of no answer that it is better than another. Rank or edit some answers.")
     examples = prepare(roles, reference, rankings, config.max_length)
-    groups = [{"params": roles.parameters("policy"), "lr": config.learning_rate}]
+    groups = [{"params": roles.parameters("policy"), "lr": config.rate(roles.blocks)}]
     objective = DirectPreference(roles, config.beta)
     return fit("dpo", examples, objective, groups, config, context or Silent(), checkpoints, roles.base.half)

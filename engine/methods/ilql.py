@@ -122,7 +122,7 @@ def train_ilql(
     roles.shifts.pop("policy", None)
     objective = ImplicitQ(roles, config)
     groups = [
-        {"params": roles.parameters("policy"), "lr": config.learning_rate},
+        {"params": roles.parameters("policy"), "lr": config.rate(roles.blocks)},
         {"params": list(objective.shift.parameters()), "lr": config.head_learning_rate},
     ]
     try:

@@ -85,6 +85,6 @@ def train_kto(
     examples = prepare(roles, reference, valued, config.max_length)
     if len({e.good for e in examples}) < 2:
         raise UserError("KTO learns from good and from bad answers. Give some a thumb up and some a thumb down.")
-    groups = [{"params": roles.parameters("policy"), "lr": config.learning_rate}]
+    groups = [{"params": roles.parameters("policy"), "lr": config.rate(roles.blocks)}]
     objective = KahnemanTversky(roles, config)
     return fit("kto", examples, objective, groups, config, context or Silent(), checkpoints, roles.base.half)

@@ -33,12 +33,12 @@ class PPO:
         self.roles, self.config, self.extra_loss = roles, config, extra_loss
         self.head = ScalarHead(roles.width, scale=roles.head_scale).to(roles.base.device)
         groups = [
-            {"params": roles.parameters("policy"), "lr": config.learning_rate},
+            {"params": roles.parameters("policy"), "lr": config.rate(roles.blocks)},
             {"params": list(self.head.parameters()), "lr": config.value_learning_rate},
         ]
         if config.value_adapter:
             roles.add("value", rank=config.rank, seed=config.seed + 1)
-            groups.append({"params": roles.parameters("value"), "lr": config.learning_rate})
+            groups.append({"params": roles.parameters("value"), "lr": config.rate(roles.blocks)})
         self.steps = Steps(adamw(groups, config.optimizer), config.max_grad_norm, roles.base.half)
         self.parts = Parts(config.micro_batch)
         self.reads_states = not config.value_adapter  # they are the policy's

@@ -12,6 +12,7 @@ Documents of like length share a batch, so that little is spent on padding, and 
 import math
 import time
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -76,9 +77,9 @@ def perplexity(model, documents: list[Document], pad_id: int, batch_tokens: int 
 def learning_rate_at(progress: float, config: PretrainConfig) -> float:
     """Linear warm-up, then half a cosine down to the final rate; `progress` runs from 0 to 1."""
     if progress < config.warmup:
-        return config.peak * progress / config.warmup
+        return config.learning_rate * progress / config.warmup
     rest = (progress - config.warmup) / (1 - config.warmup)
-    span = config.peak - config.final_learning_rate
+    span = config.learning_rate - config.final_learning_rate
     return config.final_learning_rate + span * 0.5 * (1 + math.cos(math.pi * min(rest, 1.0)))
 
 
@@ -94,10 +95,10 @@ def make_optimizers(
     ends = {id(m.weight) for m in (*tables, model.get_output_embeddings())}
     inner = [p for p in trained if p.dim() == 2 and id(p) not in ends and config.start != "lora"]
     rest = [p for p in trained if all(p is not q for q in inner)]
-    adam = torch.optim.AdamW(rest, lr=config.peak, betas=(0.9, 0.95), weight_decay=0.0)
+    adam = torch.optim.AdamW(rest, lr=config.learning_rate, betas=(0.9, 0.95), weight_decay=0.0)
     if not inner:
         return [adam]
-    return [Muon(inner, lr=config.peak, weight_decay=config.weight_decay, dtype=products), adam]
+    return [Muon(inner, lr=config.learning_rate, weight_decay=config.weight_decay, dtype=products), adam]
 
 
 def pretrain(
@@ -115,6 +116,7 @@ def pretrain(
     `documents` must come as they came before.
     """
     context = context or Silent()
+    config = replace(config, learning_rate=config.rate(model.config.get_text_config().num_hidden_layers))
     torch.manual_seed(config.seed)
     mix = config.start != "lora" and (config.mixed == "always" or (config.mixed == "auto" and mixed.suits(model)))
     optimizers = make_optimizers(model, config, torch.bfloat16 if mix else torch.float32)

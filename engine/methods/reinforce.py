@@ -34,7 +34,7 @@ class Reinforce:
                 f"The baseline {config.baseline} compares answers to one prompt: set reinforce.samples to 2 or more."
             )
         self.roles, self.config = roles, config
-        optimizer = adamw(roles.parameters("policy"), config.optimizer, config.learning_rate)
+        optimizer = adamw(roles.parameters("policy"), config.optimizer, config.rate(roles.blocks))
         self.steps = Steps(optimizer, config.max_grad_norm, roles.base.half)
         self.parts = Parts(config.micro_batch)
 

@@ -253,7 +253,7 @@ def train_reward(
         objective = FeedbackObjective(RewardModel(roles, [(role, head)]), own)
         turning = config.head_learning_rate * min(1.0, len(examples) / TURNS_FREELY)
         groups = [
-            {"params": roles.parameters(role), "lr": config.learning_rate},
+            {"params": roles.parameters(role), "lr": config.rate(roles.blocks)},
             {"params": [head.weight, head.bias, head.asked], "lr": config.head_learning_rate},
             {"params": [head.turned], "lr": turning},
             {"params": [objective.first_cut, objective.gaps], "lr": config.head_learning_rate},

@@ -13,6 +13,7 @@ from engine.training.settings import (
     Optimizer,
     Positive,
     Share,
+    adapter_rate,
     setting,
 )
 
@@ -31,7 +32,9 @@ class PretrainConfig:
     tokens: Count = setting(1_000_000, "How many tokens to train on in all.")
     batch_tokens: Count = setting(4096, "Tokens per optimiser step, padding included.")
     learning_rate: NotNegative = setting(
-        0.0, "0 chooses: 1e-3 for an adapter, 3e-4 for all weights, 5e-3 for a new model."
+        0.0,
+        "0 chooses: 1e-3 for an adapter, less in a model of more than four blocks; 3e-4 for all weights, 5e-3 for a "
+        "new model.",
     )
     final_learning_rate: NotNegative = setting(2e-5, "The learning rate at the end.")
     warmup: Share = setting(0.01, "Share of training in which the rate rises.")
@@ -47,9 +50,9 @@ class PretrainConfig:
     rank: Count = setting(16, "Rank of an adapter.")
     seed: int = setting(0, "Seed of everything that is drawn.")
 
-    @property
-    def peak(self) -> float:
-        return self.learning_rate or {"lora": 1e-3, "full": 3e-4, "new": 5e-3}[self.start]
+    def rate(self, blocks: int) -> float:
+        """The learning rate at its peak, of a model of so many blocks."""
+        return self.learning_rate or {"lora": adapter_rate(1e-3, blocks), "full": 3e-4, "new": 5e-3}[self.start]
 
 
 @dataclass(frozen=True)
@@ -120,7 +123,9 @@ class OnlineConfig:
     )
     episodes: Count = setting(64, "Answers per update.")
     samples: Count = setting(1, "Answers to the same prompt among them.")
-    learning_rate: Positive = setting(4e-4, "Learning rate of the policy's adapter.")
+    learning_rate: NotNegative = setting(
+        0.0, "Learning rate of the policy's adapter; 0 for 4e-4, less in a model of more than four blocks."
+    )
     optimizer: Optimizer = setting("adamw", OPTIMIZER)
     final_rate: Share = setting(0.1, "Share of the learning rates that is left at the end, after a linear decay.")
     rank: Count = setting(16, "Rank of the policy's adapter.")
@@ -166,6 +171,10 @@ class OnlineConfig:
             temperature=self.temperature or usual.temperature,
             max_new_tokens=self.max_new_tokens or usual.max_new_tokens,
         )
+
+    def rate(self, blocks: int) -> float:
+        """The learning rate of the policy's adapter in a model of so many blocks."""
+        return self.learning_rate or adapter_rate(4e-4, blocks)
 
     @property
     def longest(self) -> int:

@@ -64,7 +64,7 @@ def train_sft(
     if not examples:
         raise UserError("There is no answer to copy yet. Edit an answer, rate one 4 or higher, or import some.")
     encoded = [encode(roles, e, config.max_length) for e in examples]
-    groups = [{"params": roles.parameters("policy"), "lr": config.learning_rate}]
+    groups = [{"params": roles.parameters("policy"), "lr": config.rate(roles.blocks)}]
     return fit("sft", encoded, Imitation(roles), groups, config, context or Silent(), checkpoints, roles.base.half)
 
 

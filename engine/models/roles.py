@@ -52,6 +52,10 @@ class Roles:
     def width(self) -> int:
         return self.base.model.config.get_text_config().hidden_size
 
+    @property
+    def blocks(self) -> int:
+        return self.base.model.config.get_text_config().num_hidden_layers
+
     @cached_property
     def head_scale(self) -> float:
         """What heads on this base take its states times (`heads.state_scale`)."""

@@ -20,6 +20,17 @@ def setting(default: Any, meaning: str) -> Any:
     return field(default=default, metadata={"meaning": meaning})
 
 
+BLOCKS = 4  # of the model that the usual learning rates were found on
+
+
+def adapter_rate(rate: float, blocks: int) -> float:
+    """What a learning rate of `rate` for adapters in a model of `BLOCKS` comes to in one of so many blocks.
+
+    Adam's steps are of one length in each block, and those of all blocks add up in what the model says.
+    """
+    return rate * min(1.0, BLOCKS / blocks)
+
+
 @dataclass(frozen=True)
 class FitConfig:
     ANSWERS: ClassVar[int] = 1  # of an example
@@ -30,7 +41,9 @@ class FitConfig:
         0, "Steps at most, but all feedback once: much of it is gone through less often; 0 for no limit."
     )
     micro_batch: Natural = setting(0, "Examples of a step at a time, to save memory; 0 for all at once.")
-    learning_rate: Positive = setting(5e-4, "Learning rate at its peak.")
+    learning_rate: NotNegative = setting(
+        0.0, "Learning rate of adapters at its peak; 0 for 5e-4, less in a model of more than four blocks."
+    )
     optimizer: Optimizer = setting("adamw", OPTIMIZER)
     weight_decay: NotNegative = setting(0.0, "AdamW's weight decay.")
     warmup: Share = setting(0.1, "Share of training in which the rate rises.")
@@ -38,6 +51,10 @@ class FitConfig:
     rank: Count = setting(16, "Rank of the LoRA adapter.")
     max_length: Count = setting(1024, "Tokens of a prompt with its answer; the start of a longer one is left out.")
     seed: int = setting(0, "Seed of everything that is drawn.")
+
+    def rate(self, blocks: int) -> float:
+        """The learning rate of adapters in a model of so many blocks."""
+        return self.learning_rate or adapter_rate(5e-4, blocks)
 
     def steps(self, examples: int) -> int:
         """Optimiser steps that so many examples get: whole epochs, `min_steps` at least and `max_steps` at most."""

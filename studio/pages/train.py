@@ -50,13 +50,22 @@ LABELS = {
     "pretrain": "Plain text (pretraining)",
 }
 LIBRARIES = 0.6  # gigabytes that interpreter and libraries of a run take
+LONG = 30 * 60  # seconds of a run from which on a shorter way is named
 EFFORT = {"quick": 0.5, "balanced": 1.0, "thorough": 2.0}
 
 
-def settings_of(preset: str, compared: int) -> dict:
+def blocks_of(version: dict) -> int:
+    """How many blocks the base of `version` has."""
+    try:
+        return engine.shapes.shape_of(engine.find_base(version["base"])).layers
+    except engine.UserError:
+        return engine.BLOCKS  # of a kind that is not known; a run on it says so
+
+
+def settings_of(preset: str, compared: int, blocks: int) -> dict:
     """A run's settings: a thorough one takes more steps and compares more prompts, a quick one fewer.
 
-    compared: how many rankings and edits there are.
+    compared: how many rankings and edits there are; blocks: of the model.
     """
     effort = EFFORT.get(preset, 1.0)
     usual = engine.read_config({}).settled(compared).as_dict()
@@ -70,8 +79,7 @@ def settings_of(preset: str, compared: int) -> dict:
         elif "updates" in own:
             values[stage] = {"updates": int(own["updates"] * effort)}
     if preset == "quick":  # steps so few have to be longer
-        values["ppo"] = {"updates": 15, "learning_rate": 1e-3}
-        values["reinforce"] = {"updates": 15, "learning_rate": 1e-3}
+        values["ppo"] = values["reinforce"] = {"updates": 15, "learning_rate": engine.adapter_rate(1e-3, blocks)}
     return engine.read_config(values).as_dict()
 
 
@@ -211,7 +219,7 @@ def build(session: Session) -> None:
         return [[name, LABELS[name], engine.launcher.METHODS[name]] for name in LABELS]
 
     def preset_of(preset: str) -> dict:
-        return settings_of(preset, engine.feedback_log.compared(session.store))
+        return settings_of(preset, engine.feedback_log.compared(session.store), blocks_of(session.version))
 
     def offered(method: str, preset: str) -> dict:
         """The settings of a method as the preset has them."""
@@ -225,8 +233,15 @@ def build(session: Session) -> None:
         return {"settings": shown}
 
     def cost(method: str, preset: str, given: dict) -> dict:
-        """What the run that is set up would take: gigabytes at its most hungry stage, in what precision, and seconds;
-        None if unknown."""
+        """What the run that is set up would take; where that is long, also the seconds ("direct") of learning from the
+        same rankings without a reward model."""
+        taken = takes(method, preset, given)
+        long = method == "improve" and (taken["seconds"] or 0) > LONG
+        ranked = engine.feedback_log.compared(session.store) > 0
+        return taken | {"direct": takes("dpo", preset, {})["seconds"] if long and ranked else None}
+
+    def takes(method: str, preset: str, given: dict) -> dict:
+        """Gigabytes of a run at its most hungry stage, in what precision, and seconds; None if unknown."""
         version, counts = session.version, engine.feedback_log.counts(session.store)
         config = engine.read_config(changed(preset_of(preset), given))
         config = engine.launcher.settled(session.store, config, version)

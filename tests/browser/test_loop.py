@@ -64,8 +64,18 @@ def test_the_loop_closes(studio, page):
     ask(page, "Are you sure?")
     assert page.locator(".turn").count() == 2
 
-    # Improve, and reload in the middle.
+    # A run that would take long names a shorter way.
     page.goto(f"{studio}/train")
+    page.click(".advanced summary")
+    updates = page.locator(".one-setting", has=page.get_by_text("ppo.updates", exact=True)).locator("input")
+    updates.fill("20000")
+    updates.blur()
+    page.locator(".cost", has_text="Directly from your rankings (DPO) it takes about").wait_for()
+    updates.fill("")
+    updates.blur()
+    page.locator(".cost:not(:has-text('DPO'))").wait_for()
+
+    # Improve, and reload in the middle.
     page.select_option("select.preset", "quick")
     page.click("button.improve")
     page.locator(".status.running").wait_for()

@@ -1,13 +1,19 @@
-"""AdamW in float32 and with moments in 8 bits."""
+"""AdamW in float32 and with moments in 8 bits, and how large its steps are in models of different depth."""
+
+from pathlib import Path
 
 import pytest
 import torch
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from engine.errors import UserError
-from engine.models.load import load_base
+from engine.methods.settings import PPOConfig, PretrainConfig, ReinforceConfig
+from engine.models.load import Base, load_base
 from engine.models.roles import Roles
 from engine.training import checkpoint
 from engine.training.optimizers import Steps, adamw
+from engine.training.settings import FitConfig, adapter_rate
+from tests.conftest import tiny_tokenizer
 from tests.engine.toys import shake
 
 KINDS = ("adamw", "adamw-8bit")
@@ -141,3 +147,47 @@ def test_the_scale_of_the_loss_is_part_of_what_a_checkpoint_keeps(tmp_path):
     assert resumed.scaler.get_scale() == 2 * steps.scaler.get_scale()
     checkpoint.load(tmp_path, [resumed])
     assert resumed.scaler.get_scale() == steps.scaler.get_scale()
+
+
+def moved(blocks: int, rate: float) -> float:
+    """KL, in nats a token, that four of AdamW's steps on an adapter take a random Llama of so many blocks."""
+    torch.manual_seed(0)
+    width = 64
+    config = LlamaConfig(
+        vocab_size=64, hidden_size=width, intermediate_size=128, num_hidden_layers=blocks, num_attention_heads=4
+    )
+    model = LlamaForCausalLM(config).eval()
+    for name, weight in model.named_parameters():
+        if weight.dim() == 2:  # as usual, what writes into the residual stream the smaller the more of it there is
+            shrunk = (2 * blocks) ** 0.5 if "o_proj" in name or "down_proj" in name else 1
+            torch.nn.init.normal_(weight, std=weight.shape[1] ** -0.5 / shrunk)
+    roles = Roles(Base(model, tiny_tokenizer(), Path("random"), "", "float32", torch.device("cpu")))
+    roles.add("policy", rank=8)
+    ids = torch.randint(64, (8, 24))
+    optimizer = adamw(roles.parameters("policy"), "adamw", rate)
+
+    def log_probs(learns: bool) -> torch.Tensor:
+        with roles.acting("policy", train=learns) as now:
+            return now(input_ids=ids).logits.log_softmax(-1)
+
+    before = log_probs(False).detach()
+    for _ in range(4):
+        (-log_probs(True)[:, :-1].gather(-1, ids[:, 1:, None]).mean()).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return float((before.exp() * (before - log_probs(False).detach())).sum(-1).mean())
+
+
+def test_a_deep_model_moves_about_as_far_a_step_as_a_shallow_one():
+    shallow = moved(4, 1e-3)
+    assert adapter_rate(1e-3, 4) == adapter_rate(1e-3, 2) == 1e-3 and adapter_rate(1e-3, 32) == 1e-3 / 8
+    assert moved(32, 1e-3) > 10 * shallow
+    assert 0.25 * shallow < moved(32, adapter_rate(1e-3, 32)) < 2 * shallow
+
+
+def test_a_learning_rate_that_was_set_is_taken_as_it_is():
+    for config in (FitConfig, PPOConfig, ReinforceConfig, PretrainConfig):
+        usual = config().rate(4)
+        assert config().rate(32) == usual / 8
+        assert config(learning_rate=1e-4).rate(32) == config(learning_rate=1e-4).rate(4) == 1e-4
+    assert PretrainConfig(start="full").rate(32) == PretrainConfig(start="full").rate(4)
