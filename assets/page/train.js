@@ -237,9 +237,12 @@ function range(one) {
   return [usual, [low, high].filter(Boolean).join(" ")].filter(Boolean).join(", ");
 }
 
+const costed = newest(() => call("cost", method.value, preset.value, given));
+const settingsOffered = newest(() => call("offered", method.value, preset.value));
+
 /** What the run will take, before it starts. */
 async function tellCost() {
-  const answer = await call("cost", method.value, preset.value, given);
+  const answer = await costed();
   if (!answer) return;
   const needs = answer.gigabytes === null ? "" : t("Takes about {gb} GB of memory, in {precision}", { gb: answer.gigabytes.toFixed(1), precision: answer.precision });
   const time = answer.seconds === null ? t("how long is known after the first run")
@@ -248,7 +251,7 @@ async function tellCost() {
 }
 
 async function offerSettings() {
-  const answer = await call("offered", method.value, preset.value);
+  const answer = await settingsOffered();
   if (!answer) return;
   fill(settingsBox, answer.settings.map((one) => el("label", { class: "one-setting" }, el("span", { class: "name" }, one.name), field(one), el("span", { class: "hint" }, `${t(one.meaning)} (${range(one)})`))));
   tellCost();
