@@ -15,6 +15,7 @@ SHORT = 20_480
 
 
 def in_float32(module: Any, query: Tensor, key: Tensor, value: Tensor, *given: Any, **options: Any) -> tuple:
+    """Shapes and what comes of it as of transformers' "sdpa"."""
     with torch.autocast(query.device.type, enabled=False):
         states, _ = ALL_ATTENTION_FUNCTIONS["sdpa"](
             module, query.float(), key.float(), value.float(), *given, **options

@@ -58,7 +58,7 @@ def blocks_of(version: dict) -> int:
     """How many blocks the base of `version` has."""
     try:
         return engine.shapes.shape_of(engine.find_base(version["base"])).layers
-    except engine.UserError:
+    except (engine.UserError, KeyError):
         return engine.BLOCKS  # of a kind that is not known; a run on it says so
 
 
