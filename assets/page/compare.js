@@ -34,8 +34,8 @@ function onward(place = at) {
   return next >= 0 ? next : first >= 0 ? first : state.items.length;
 }
 
-function side(text, html, other, name, label) {
-  const body = state.diff ? wordDiff(other, text) : answered(text, html);
+function side(item, own, other, name, label) {
+  const body = state.diff ? wordDiff(item[other], item[own]) : answered(item[own], item[`${own}_html`]);
   return el("article", { class: "card" }, el("header", {}, label), body, el("footer", {}, el("button", { class: `vote-${name}`, onclick: () => vote(name) }, t("This one is better"))));
 }
 
@@ -131,15 +131,13 @@ function draw() {
   );
   const item = state.items[at];
   if (item) {
-    const left = afterLeft(item);
-    const [a, b] = left ? [item.after, item.before] : [item.before, item.after];
-    const [ha, hb] = left ? [item.after_html, item.before_html] : [item.before_html, item.after_html];
+    const [a, b] = afterLeft(item) ? ["after", "before"] : ["before", "after"];
     const same = state.same ? t(" {n} more got the same answer twice.", { n: state.same }) : "";
     fill(
       stage,
       el("p", { class: "hint" }, t(state.revealed ? "Question {n} of {all}. You have seen which is which, so votes are kept but not counted." : "Question {n} of {all}. One answer is from before training, one from after; which is which is hidden.", { n: at + 1, all: state.items.length }) + same),
       verbatim("div", item.prompt, "ask"),
-      el("div", { class: "cards n2" }, side(a, ha, b, "left", "A"), side(b, hb, a, "right", "B")),
+      el("div", { class: "cards n2" }, side(item, a, b, "left", "A"), side(item, b, a, "right", "B")),
       el(
         "div",
         { class: "row" },
