@@ -23,6 +23,8 @@ class Filler:
         self.settings: dict = {}  # a person's, of how answers are drawn
         self.doubts: dict[int, float] = {}  # of open items, by prompt; lost with the studio and found again
         self.problem = ""
+        self.question = ""  # that is being answered
+        self.written = 0  # characters of its answers so far
         self.wanted = time.monotonic()
         self._thread: threading.Thread | None = None
         self._lock = threading.Lock()
@@ -65,8 +67,15 @@ class Filler:
             return False
         text = random.Random(f"{source} {len(left)}").choice(left)
         sampling = self.session.sampling(self.settings, version)
-        self.session.answer_now([{"role": "user", "content": text}], text, source, ANSWERS, version, sampling)
+        self.question = text
+        try:
+            self.session.answer_ahead(text, source, ANSWERS, version, sampling, self._seen)
+        finally:
+            self.question, self.written = "", 0
         return True
+
+    def _seen(self, texts: list[str]) -> None:
+        self.written = sum(map(len, texts))
 
     def left(self) -> list[str]:
         """The questions of the set that were not answered for this page yet."""

@@ -81,7 +81,7 @@ class Session:
         threading.Thread(target=self._answer, args=arguments, daemon=True).start()
 
     def _generate(
-        self, request: int, version: dict, messages: list[dict], seed: int, count: int, sampling: dict, keep: int = 0
+        self, request: int, version: dict, messages: list[dict], seed: int, count: int, sampling: dict, **how: Any
     ) -> Iterator[dict]:
         return self.serving.generate(
             request,
@@ -90,19 +90,25 @@ class Session:
             messages=messages,
             seeds=[seed + i for i in range(count)],
             sampling=sampling,
-            keep=keep,
+            **how,
         )
 
-    def answer_now(
-        self, messages: list[dict], text: str, source: str, count: int, version: dict, sampling: Any
+    def answer_ahead(
+        self, text: str, source: str, count: int, version: dict, sampling: Any, seen: Callable[[list[str]], None]
     ) -> None:
         """Answer a prompt and only then store it with the `count` answers of many that differ most, so that no prompt
-        is ever left without any."""
+        is ever left without any. Answers that somebody has asked for go first. `seen` is told all that is written."""
         seed, how = time.time_ns() % 2**31, sampling.as_dict()
-        events = self._generate(self.serving.reserve(), version, messages, seed, engine.DRAWN, how, count)
-        answers = list(events)[-1]["answers"]
-        prompt = engine.conversations.add_prompt(self.store, text, source)
-        engine.conversations.add_responses(self.store, prompt, version["id"], how, answers)
+        messages = [{"role": "user", "content": text}]
+        events = self._generate(
+            self.serving.reserve(), version, messages, seed, engine.DRAWN, how, keep=count, patient=True
+        )
+        for event in events:
+            if event["event"] == "text":
+                seen(event["texts"])
+            elif event["event"] == "done":
+                prompt = engine.conversations.add_prompt(self.store, text, source)
+                engine.conversations.add_responses(self.store, prompt, version["id"], how, event["answers"])
 
     def _answer(self, prompt_id: int, live: Live, count: int, sampling: Any, version: dict, seed: int) -> None:
         try:

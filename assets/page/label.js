@@ -56,9 +56,9 @@ async function waitForMore() {
     now = answer;
     if (answer.problem) notice(answer.problem, "error");
     if (answer.item) show(answer.item);
-    else if (!answer.left && !answer.problem) {
-      draw();
-      break;
+    else {
+      drawWriting();
+      if (!answer.left && !answer.problem) break;
     }
   }
   waiting = false;
@@ -128,6 +128,22 @@ function card(response, index, ranks) {
   return el("article", { class: `card${rankOf ? " ranked" : ""}${rankOf === 1 ? " best" : ""}${here ? " focused" : ""}`, onclick: (e) => e.target.closest("button") || ((focus = index), draw()) }, head, response.edit ? verbatim("div", response.edit) : answered(response.text, response.html));
 }
 
+/** What there is instead of an item: its question while the answers are being written, or why there is none. */
+function drawWriting() {
+  if (now && !now.left) {
+    const done = now.done;
+    return fill(itemBox, el("div", { class: "empty" }, el("h2", {}, t(done ? "You have been through every question" : "There are no questions here yet")), el("p", {}, t(done ? "Improve the model on the Train page, then come back: its new answers wait for you." : "Bring some in on the Data page, or choose the built-in ones.")), el("a", { class: "button primary", href: done ? "/train" : "/data" }, t(done ? "Go to Train" : "Go to Data"))));
+  }
+  const { question = "", characters = 0 } = now?.writing ?? {};
+  let count = itemBox.querySelector(".written");
+  if (!count || itemBox.dataset.question !== question) {
+    count = el("span", { class: "written", "aria-hidden": "true" }); // else a screen reader would read every number
+    fill(itemBox, el("div", { class: "row" }), question && verbatim("div", question, "ask"), el("p", { class: "hint" }, t("The model is writing answers …"), " ", count));
+    itemBox.dataset.question = question;
+  }
+  count.textContent = characters ? t("{n} characters so far", { n: characters }) : "";
+}
+
 function draw() {
   itemBox.dataset.item = item?.id ?? "";
   const done = now?.done ?? 0, wanted = Math.max(1, Number(goal.value) || 50);
@@ -137,16 +153,7 @@ function draw() {
   const left = now?.pace && done < wanted ? t(", about {time} to go", { time: duration(now.pace * (wanted - done)) }) : "";
   pace.textContent = t("{done} of {goal}", { done, goal: wanted }) + (now?.pace ? t(" · {time} each", { time: duration(now.pace) }) : "") + left;
   if (now) fill(sets, now.sets.map(([key, label]) => el("option", { value: key, selected: key === now.set }, t(label))));
-  if (!item) {
-    const over = now && !now.left;
-    fill(
-      itemBox,
-      over
-        ? el("div", { class: "empty" }, el("h2", {}, t(done ? "You have been through every question" : "There are no questions here yet")), el("p", {}, t(done ? "Improve the model on the Train page, then come back: its new answers wait for you." : "Bring some in on the Data page, or choose the built-in ones.")), el("a", { class: "button primary", href: done ? "/train" : "/data" }, t(done ? "Go to Train" : "Go to Data")))
-        : el("div", { class: "empty" }, el("p", { class: "hint" }, t("The model is writing the first answers …"))),
-    );
-    return;
-  }
+  if (!item) return drawWriting();
   const ranks = ranksOf(tiers);
   refill(
     itemBox,

@@ -88,7 +88,7 @@ class ServingClient:
     def generate(self, request_id: int, **request) -> Iterator[dict]:
         """Stream the events of one request for answers, the last being "done".
 
-        request: base, adapter, messages, seeds, sampling, precision, keep, as `engine.serving.worker` says.
+        request: base, adapter, messages, seeds, sampling, precision, keep, patient, as `engine.serving.worker` says.
         """
         return self._events(request_id, op="generate", **request)
 

@@ -3,12 +3,15 @@
 ``python -m engine.serving.worker``. Reads one JSON request a line on standard input::
 
     {"id": 1, "op": "generate", "base": PATH, "adapter": FOLDER or null, "precision": "auto",
-     "messages": [...], "seeds": [1, 2], "sampling": {...}, "keep": the number of answers that differ most to keep}
+     "messages": [...], "seeds": [1, 2], "sampling": {...}, "keep": the number of answers that differ most to keep,
+     "patient": true}
     {"id": 2, "op": "scores", "base": PATH, "reward": FOLDER, "groups": [[{"prompt", "text", "finished"}, ...], ...]}
     {"id": 3, "op": "stop", "target": 1}
 
 and writes one JSON event a line: {"id", "event": "text", "texts": [...]}, then {"id", "event": "done", "answers"}
 or {"id", "event": "done", "scores"}, or {"id", "event": "error", "message"}. All candidates share each forward pass.
+One request after another, but a patient one, for which nobody waits yet, lets the others go first: it is broken off
+for them and begun anew.
 """
 
 import json
@@ -18,6 +21,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -36,6 +40,14 @@ SMALL = 20e6  # parameters
 KEPT = 4  # adapters of versions that answer
 
 
+class Asked(NamedTuple):
+    """A request in the order of its turn: those that somebody waits for first, the older first among them."""
+
+    patient: bool
+    arrival: int
+    request: dict | None  # None: the studio is gone
+
+
 class Worker:
     def __init__(self, out):
         self.out = out
@@ -44,6 +56,7 @@ class Worker:
         self.judges: dict[str, RewardModel] = {}  # by folder, one at a time
         self.adapters: list[str] = []  # of versions that answer, the last used last
         self.stopped: set[int] = set()
+        self.asked: queue.PriorityQueue[Asked] = queue.PriorityQueue()
         self.threads = torch.get_num_threads()
 
     def say(self, request: int, event: str, **values) -> None:
@@ -61,7 +74,7 @@ class Worker:
             torch.set_num_threads(1 if small else self.threads)
         return self.roles
 
-    def scores(self, request: dict) -> None:
+    def scores(self, request: dict) -> bool:
         roles, folder = self.base(request), request["reward"]
         if folder not in self.judges:
             for judge in self.judges.values():
@@ -72,8 +85,14 @@ class Worker:
         asked = [([{"role": "user", "content": i["prompt"]}], i["text"], i["finished"]) for i in items]
         scores = iter(self.judges[folder].score_texts(asked).tolist())
         self.say(request["id"], "done", scores=[[next(scores) for _ in group] for group in request["groups"]])
+        return True
 
-    def generate(self, request: dict) -> None:
+    def others_first(self, request: dict) -> bool:
+        """Whether somebody waits while `request`, which is under way, could."""
+        return bool(request.get("patient") and self.asked.queue and not self.asked.queue[0].patient)
+
+    def generate(self, request: dict) -> bool:
+        """Stream the answers. False where it was broken off for the sake of another request."""
         roles = self.base(request)
         role = None
         if request.get("adapter") is not None:
@@ -97,6 +116,8 @@ class Worker:
                     tokens[row].append(token)
                 if request["id"] in self.stopped:
                     break
+                if self.others_first(request):
+                    return False
                 if time.monotonic() - last > EVENT_EVERY:
                     self.say(request["id"], "text", texts=[decode(roles.tokenizer, t) for t in tokens])
                     last = time.monotonic()
@@ -115,6 +136,22 @@ class Worker:
             chosen = most_different(roles, [Encoded(prompt, ids) for ids in tokens], keep)
             answers = [answers[i] for i in chosen]
         self.say(request["id"], "done", answers=answers[:keep])
+        return True
+
+    def serve(self) -> None:
+        """Answer what is asked until the studio is gone."""
+        while (request := (asked := self.asked.get()).request) is not None:
+            try:
+                if not {"generate": self.generate, "scores": self.scores}[request["op"]](request):
+                    self.asked.put(asked)
+            except UserError as error:
+                self.say(request["id"], "error", message=str(error))
+            except Exception as error:
+                message = f"The model could not answer ({type(error).__name__}: {error}). Try again or another model."
+                if type(error).__name__ in ("OutOfMemoryError", "MemoryError"):
+                    message = "The model ran out of memory. Ask for fewer candidates or a shorter answer."
+                    self.roles = None
+                self.say(request["id"], "error", message=message)
 
 
 def main() -> int:
@@ -122,30 +159,19 @@ def main() -> int:
     out = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     worker = Worker(out)
-    waiting: queue.Queue[dict | None] = queue.Queue()
 
     def read() -> None:
-        for line in sys.stdin:
+        for arrival, line in enumerate(sys.stdin):
             request = json.loads(line)
             if request["op"] == "stop":
                 worker.stopped.add(request["target"])
             else:
-                waiting.put(request)
-        waiting.put(None)  # the studio is gone
+                worker.asked.put(Asked(bool(request.get("patient")), arrival, request))
+        worker.asked.put(Asked(False, sys.maxsize, None))
 
     threading.Thread(target=read, daemon=True).start()
     worker.say(0, "ready", device=choose_device().type)
-    while (request := waiting.get()) is not None:
-        try:
-            {"generate": worker.generate, "scores": worker.scores}[request["op"]](request)
-        except UserError as error:
-            worker.say(request["id"], "error", message=str(error))
-        except Exception as error:
-            message = f"The model could not answer ({type(error).__name__}: {error}). Try again or another model."
-            if type(error).__name__ in ("OutOfMemoryError", "MemoryError"):
-                message = "The model ran out of memory. Ask for fewer candidates or a shorter answer."
-                worker.roles = None
-            worker.say(request["id"], "error", message=message)
+    worker.serve()
     return 0
 
 

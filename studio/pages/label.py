@@ -75,6 +75,7 @@ def build(session: Session) -> None:
             "item": item,
             "informed": item is not None and fill.doubts.get(item["id"], 0.0) > 0.5,
             "problem": fill.problem,
+            "writing": {"question": fill.question, "characters": fill.written} if item is None else None,
             "answers": ANSWERS,
             "left": len(fill.left()) if item is None else None,
         }

@@ -2,9 +2,30 @@
 
 import os
 
+import psutil
 import pytest
 
-from tests.browser.serve import CHROMIUM, FLAGS, studio_at
+from tests.browser.serve import CHROMIUM, FLAGS, free_port, start, studio_at
+
+
+class Studio:
+    """One that can be killed and started again at the same address."""
+
+    def __init__(self, folder):
+        self.folder, self.port = folder, free_port()
+        self.process = None
+
+    def start(self) -> str:
+        self.process = start(self.folder / "workspace", self.port, self.folder / "studio.log")
+        return f"http://127.0.0.1:{self.port}"
+
+    def worker(self) -> psutil.Process:
+        children = psutil.Process(self.process.pid).children()
+        return next(c for c in children if "engine.serving.worker" in c.cmdline())
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait(20)
 
 
 @pytest.fixture
@@ -12,6 +33,14 @@ def studio(tmp_path):
     """The address of a studio of its own."""
     with studio_at(tmp_path / "workspace", tmp_path / "studio.log") as address:
         yield address
+
+
+@pytest.fixture
+def mortal(tmp_path):
+    studio = Studio(tmp_path)
+    yield studio
+    studio.process.terminate()
+    studio.process.wait(20)
 
 
 @pytest.fixture(scope="session")

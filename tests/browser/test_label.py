@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tests.browser.acts import rank_by_keys, stored
+from tests.browser.acts import ask, rank_by_keys, stored
 
 pytestmark = pytest.mark.browser
 
@@ -49,6 +49,21 @@ def test_label_by_keys_alone(studio, page, tmp_path):
     assert "10 of 50" in page.locator(".pace").inner_text()
     rank_by_keys(page, "1")
     assert "10 of 50" in page.locator(".pace").inner_text()  # a repeat is no progress
+
+
+def test_the_question_is_there_while_its_answers_are_being_written(mortal, page):
+    address = mortal.start()
+    page.goto(address)
+    page.locator(".empty").wait_for()
+    ask(page, "I feel sad.")
+    worker = mortal.worker()
+    worker.suspend()  # or the answers would be there before anyone could look
+    page.goto(f"{address}/label")
+    page.locator(".item .ask + .hint", has_text="The model is writing answers").wait_for()
+    question = page.locator(".item .ask").inner_text()
+    worker.resume()
+    page.locator(".item .card").nth(3).wait_for()
+    assert page.locator(".item .ask").inner_text() == question
 
 
 def test_enter_saves_a_ranking_in_the_frame_in_which_the_help_was_closed(studio, page):

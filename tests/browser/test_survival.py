@@ -1,40 +1,10 @@
 """The studio or its worker killed in the middle of what it does: nothing a person did is lost, and the page goes on."""
 
-import psutil
 import pytest
 
 from tests.browser.acts import ask
-from tests.browser.serve import free_port, start
 
 pytestmark = pytest.mark.browser
-
-
-class Studio:
-    """One that can be killed and started again at the same address."""
-
-    def __init__(self, folder):
-        self.folder, self.port = folder, free_port()
-        self.process = None
-
-    def start(self) -> str:
-        self.process = start(self.folder / "workspace", self.port, self.folder / "studio.log")
-        return f"http://127.0.0.1:{self.port}"
-
-    def worker(self) -> psutil.Process:
-        children = psutil.Process(self.process.pid).children()
-        return next(c for c in children if "engine.serving.worker" in c.cmdline())
-
-    def kill(self) -> None:
-        self.process.kill()
-        self.process.wait(20)
-
-
-@pytest.fixture
-def mortal(tmp_path):
-    studio = Studio(tmp_path)
-    yield studio
-    studio.process.terminate()
-    studio.process.wait(20)
 
 
 def test_killed_while_an_answer_is_written(mortal, page):
