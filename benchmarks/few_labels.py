@@ -9,17 +9,13 @@ table of all that RESULTS holds: rows are tastes and ways of choosing what to as
 mean win rate, the 95% interval of its pooled prompts and the number of seeds. With --lanes 0 nothing is run.
 """
 
-import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
 import click
+from trials import demo, read, run_all
 
 from engine.evaluation.winrate import wilson
 from engine.pocket.demo import COMPARED
@@ -44,31 +40,8 @@ class Trial(NamedTuple):
 
 
 def run(trial: Trial, settings: tuple[str, ...]) -> dict:
-    command = [
-        sys.executable,
-        "-m",
-        "studio.cli",
-        "demo",
-        "--prefer",
-        trial.prefer,
-        "--seed",
-        str(trial.seed),
-        "--json",
-    ]
-    command += ["--labels", str(trial.labels), "--errs", str(trial.errs)]
-    command += [part for s in ("threads=1", *settings) for part in ("--set", s)]
-    command += ["--choose", trial.choose]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
-    if done.returncode:
-        raise click.ClickException(f"{trial} failed:\n{done.stderr[-3000:]}")
-    result = json.loads(done.stdout.splitlines()[-1])
-    result.pop("examples")
-    return {"choose": trial.choose, "errs": trial.errs, **result}
-
-
-def read(file: Path) -> list[dict]:
-    return [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
+    options = [part for name in Trial._fields for part in (f"--{name}", getattr(trial, name))]
+    return {"choose": trial.choose, "errs": trial.errs, **demo(*options, settings=settings)}
 
 
 def pooled(results: Iterable[dict]) -> dict[tuple, dict[int, tuple[float, float, float, int]]]:
@@ -136,15 +109,10 @@ def plot(results: list[dict], file: Path) -> None:
 @click.option("--set", "settings", multiple=True)
 @click.option("--plot", "picture", type=click.Path(path_type=Path))
 def main(results, prefer, labels, seeds, choose, errs, lanes, settings, picture) -> None:
-    results.parent.mkdir(parents=True, exist_ok=True)
     done = {Trial.of(r) for r in read(results)}
     wanted = [Trial(taste, n, s, way, errs) for s, n, taste, way in product(seeds, labels, prefer, choose)]
     if lanes:
-        with ThreadPoolExecutor(lanes) as pool, results.open("a") as file:
-            for finished in as_completed([pool.submit(run, t, settings) for t in wanted if t not in done]):
-                file.write(json.dumps(finished.result()) + "\n")
-                file.flush()
-                click.echo(json.dumps(finished.result()), err=True)
+        run_all([t for t in wanted if t not in done], lambda trial: run(trial, settings), results, lanes)
     click.echo("\n".join(table(read(results))))
     if picture:
         plot(read(results), picture)

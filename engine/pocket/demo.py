@@ -34,6 +34,15 @@ from engine.training.passes import Encoded
 from engine.workspace import Workspace
 
 Choice = Literal["random", "different", "active"]
+# What is run on the rankings, one after another, by the method that makes the policy.
+RUNS = {
+    "improve": ("improve",),
+    "reinforce": ("reward", "reinforce"),
+    "dpo": ("dpo",),
+    "kto": ("kto",),
+    "sft": ("sft",),
+    "ilql": ("ilql",),
+}
 
 ANSWERS = 4  # to every prompt
 CHECKED = 200  # held-out rankings that measure the reward model and train nothing
@@ -179,12 +188,14 @@ def run_demo(
     choose: Choice = "random",
     errs: float = 0.0,
     rounds: int = 1,
+    method: str = "improve",
 ) -> dict:
     """Run the loop; returns the JSON object of `rlhf-studio demo`. `say` gets one line of progress at a time.
 
     choose: what is ranked, as `label` has it. errs: share of the pairs in which the
     annotator is wrong while it ranks; what comes out is judged by its true taste. rounds: each ranks answers of the
-    last round's policy and goes on from it; the win rates are over the model that the first began with.
+    last round's policy and goes on from it; the win rates are over the model that the first began with. method: what
+    learns from the rankings, one of `RUNS`; those without a reward model have no accuracy of one.
     """
     annotator = SimulatedAnnotator(prefer)
     if not 2 <= labels <= len(load_prompts("everyday")):
@@ -210,9 +221,8 @@ def run_demo(
         role = attach(roles, workspace, models.get_version(store, version), f"round-{number}")
         label(store, roles, role, version, ranking, labels, seed + 1000 * number, choose)
         labelled += time.monotonic() - before
-        run_id = launch.start(workspace, store, "improve", config, version)
-        run = _watch(workspace, store, run_id, say)
-        version = run["model_version_id"]
+        ran = [_run(workspace, store, name, config, version, say) for name in RUNS[method]]
+        version = ran[-1]["model_version_id"]
         if number:  # the run compared with the round before; what counts is how far it is from the start
             start, now = (models.get_version(store, v) for v in (first, version))
             compare_versions(workspace, store, start, now, tested, read_config(config))
@@ -224,33 +234,39 @@ def run_demo(
         say(f"round {number + 1}: after wins {judged['win_rate']:.0%} by the annotator's own taste")
 
     items = comparisons.items_of(store, comparison["id"])
-    reward_accuracy = _held_out_accuracy(workspace, roles, run["result"]["reward_model"], annotator, seed)
-    seconds = launch.summary(store, run_id)["seconds"]
+    judge = ran[0]["result"].get("reward_model")
+    accurate = _held_out_accuracy(workspace, roles, judge, annotator, seed) if judge else None
+    seconds: dict[str, float] = {}
+    for run in ran:
+        seconds |= launch.summary(store, run["id"])["seconds"]
+    stages = ("reward", "ppo") if method == "improve" else RUNS[method]
     return {
         "labels": labels,
         "prefer": prefer,
         "seed": seed,
-        "reward_accuracy": round(reward_accuracy, 4),
+        "method": method,
+        "reward_accuracy": None if accurate is None else round(accurate, 4),
         **{key: round(value, 4) for key, value in judged.items()},
         "kl": round(comparison["result"]["kl"], 3),
         **({"rounds": reached} if rounds > 1 else {}),
         "seconds": {
             "label": round(labelled, 1),
-            "reward": seconds.get("reward", 0),
-            "ppo": seconds.get("ppo", 0),
-            "compare": seconds.get("compare", 0),
+            **{stage: seconds.get(stage, 0) for stage in (*stages, "compare")},
             "total": round(time.monotonic() - started, 1),
         },
         "examples": [{key: item[key] for key in ("prompt", "before", "after")} for item in items[:8]],
     }
 
 
-def _watch(workspace: Workspace, store: Store, run_id: int, say: Callable[[str], None]) -> dict:
-    """Wait for a run's end, telling its stages; returns its row. Raises UserError where it does not finish.
+def _run(
+    workspace: Workspace, store: Store, method: str, config: dict, parent: int, say: Callable[[str], None]
+) -> dict:
+    """Run `method` from the version `parent`, telling its stages; returns its row. Raises UserError where it does not
+    finish.
 
     Where the demo is broken off, its run ends too: nobody else knows of it.
     """
-    shown = ""
+    run_id, shown = launch.start(workspace, store, method, config, parent), ""
     try:
         while (run := runs.get_run(store, run_id))["status"] not in runs.ENDED:
             line = f"{run['stage']} {100 * run['done'] // max(run['total'], 1)}%" if run["stage"] else run["status"]

@@ -28,8 +28,12 @@ from studio.commands.common import answer_with, in_folder, say
     "--choose", type=click.Choice(["random", "different", "active"]), default="random", show_default=True,
     help="Rank answers as they were drawn, of many those that differ most, or those a reward model is least sure of.",
 )  # fmt: skip
+@click.option(
+    "--method", type=click.Choice(["improve", "reinforce", "dpo", "kto", "sft", "ilql"]), default="improve",
+    show_default=True, help="What learns from the rankings; improve is a reward model, then PPO.",
+)  # fmt: skip
 @in_folder("Keep it all in this folder. [default: nothing is kept]")
-def demo(folder, labels, prefer, seed, settings, errs, rounds, choose, as_json: bool) -> None:
+def demo(folder, labels, prefer, seed, settings, errs, rounds, choose, method, as_json: bool) -> None:
     """The whole loop without a browser, with a simulated annotator in place of a person."""
     # A closed terminal or a `kill` ends it as Ctrl-C does: with its run, and with the folder that nobody knows of.
     for name in ("SIGTERM", "SIGHUP"):  # Windows has no SIGHUP
@@ -37,10 +41,9 @@ def demo(folder, labels, prefer, seed, settings, errs, rounds, choose, as_json: 
             signal.signal(number, signal.default_int_handler)
     with tempfile.TemporaryDirectory(prefix="rlhf-studio-demo-") as passing:
         space = engine.open_workspace(folder or passing)
-        result = engine.run_demo(space, labels, prefer, seed, list(settings), say, choose, errs, rounds)
+        result = engine.run_demo(space, labels, prefer, seed, list(settings), say, choose, errs, rounds, method)
     low, high = result["win_rate_low"], result["win_rate_high"]
     lines = [
-        f"Reward model: {result['reward_accuracy']:.0%} of held-out pairs ordered as the annotator would.",
         f"After beats before on {result['win_rate']:.0%} of held-out prompts (95% interval {low:.0%} to {high:.0%}).",
         f"KL {result['kl']:.1f} nats; {result['well_formed']:.0%} well-formed; "
         f"{result['distinct_after']} distinct answers, {result['distinct_before']} before.",
@@ -49,6 +52,8 @@ def demo(folder, labels, prefer, seed, settings, errs, rounds, choose, as_json: 
         f"Took {result['seconds']['total']:.0f} s.",
         "",
     ]
+    if (accuracy := result["reward_accuracy"]) is not None:
+        lines.insert(0, f"Reward model: {accuracy:.0%} of held-out pairs ordered as the annotator would.")
     for example in result["examples"][:4]:
         lines += [f"  {example['prompt']}", f"    before: {example['before']}", f"    after:  {example['after']}"]
     answer_with(result, as_json, "\n".join(lines))

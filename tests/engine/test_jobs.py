@@ -381,13 +381,11 @@ def test_practice_allows_answers_as_long_as_the_judged_ones(workspace, store, ba
 
 
 def test_a_demo_that_is_broken_off_takes_its_run_along(workspace, store, ranked):
-    run_id = launch.start(workspace, store, "improve", engine.parse_settings(["ppo.updates=500"]), ranked)
-
     def say(line):
         if line.startswith("reward"):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        demo._watch(workspace, store, run_id, say)
-    run = runs.get_run(store, run_id)
+        demo._run(workspace, store, "improve", engine.parse_settings(["ppo.updates=500"]), ranked, say)
+    (run,) = runs.list_runs(store)
     assert run["status"] == "stopped" and not launch.alive(run)
