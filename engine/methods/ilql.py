@@ -3,13 +3,16 @@
 A state is a prompt with the answer so far, an action the next token, the reward an answer's value at its last token.
 Two Q heads and a V head read the hidden state that predicts the token (section 4.2):
 
-  L_Q  = (r + gamma V(s') - Q_i(s, a))^2, both heads
+  L_Q  = (G - Q_i(s, a))^2, both heads, G = r + gamma ((1 - lambda) V(s') + lambda G')
   L_V  = expectile_tau(min Q_target(s, a) - V(s)), so V is near the best action's value that the data has
   L_CQ = logsumexp Q_i(s, .) - Q_i(s, a), which keeps Q low for what the data never tried
   L_LM = -log pi_beta(a | s), the language model the shift is added to
 
-For tau -> 1 and no conservative term, V(s') is max_a' Q(s', a') and a gradient step on L_Q is the textbook update
-Q(s, a) <- Q(s, a) + alpha [r + gamma max Q(s', a') - Q(s, a)] (Watkins 1989). The tuned model samples from
+G is Peng's lambda-return (Peng and Williams 1996): with lambda 0, as in the paper, what an answer is worth goes
+one token back in an update, and the few updates that little feedback is worth never bring it to where an answer begins.
+
+For tau -> 1, lambda 0 and no conservative term, V(s') is max_a' Q(s', a') and a gradient step on L_Q is the textbook
+update Q(s, a) <- Q(s, a) + alpha [r + gamma max Q(s', a') - Q(s, a)] (Watkins 1989). The tuned model samples from
 pi_beta(a | s) exp(beta (Q - V)) (`engine.models.shift`).
 """
 
@@ -43,6 +46,19 @@ class Trajectory:
     value: float
 
 
+def lambda_returns(rewards: Tensor, following: Tensor, mask: Tensor, gamma: float, lam: float) -> Tensor:
+    """G_t = r_t + gamma ((1 - lam) V(s_t+1) + lam G_t+1), [rows, time].
+
+    rewards, mask: [rows, time]; following: V of the state after each, 0 after a row's last real token, where it ends.
+    """
+    returns = torch.zeros_like(rewards)
+    later = torch.zeros_like(rewards[:, 0])
+    for t in reversed(range(rewards.shape[1])):
+        later = torch.where(mask[:, t], rewards[:, t] + gamma * ((1 - lam) * following[:, t] + lam * later), 0.0)
+        returns[:, t] = later
+    return returns
+
+
 def q_losses(
     q: Sequence[Tensor], all_q: Sequence[Tensor], slow_q: Tensor, v: Tensor, rewards: Tensor, mask: Tensor,
     config: ILQLConfig,
@@ -53,7 +69,7 @@ def q_losses(
     is bool. A row's last real token ends its episode: no value follows it.
     """
     following = torch.cat([torch.where(mask, v, 0.0)[:, 1:], torch.zeros_like(v[:, :1])], 1).detach()
-    target = rewards + config.gamma * following
+    target = lambda_returns(rewards, following, mask, config.gamma, config.lam)
     loss_q = (target - q[0]) ** 2 + (target - q[1]) ** 2
     loss_v = losses.expectile_losses(slow_q.detach() - v, config.expectile)
     loss_cq = all_q[0] - q[0] + all_q[1] - q[1]
@@ -87,7 +103,9 @@ class ImplicitQ(Objective[Trajectory]):
         rewards = torch.zeros(mask.shape, device=device).scatter(1, last, values)
         heads = (self.shift.q1, self.shift.q2)
         q = [spread(head.of(before, actions), mask) for head in heads]
-        all_q = [spread(head.log_sum_exp(before), mask) for head in heads]
+        all_q = q  # over the whole vocabulary it is half of the work, and for nothing where L_CQ does not count
+        if self.config.conservative:
+            all_q = [spread(head.log_sum_exp(before), mask) for head in heads]
         slow_q = spread(torch.minimum(self.slow.q1.of(before, actions), self.slow.q2.of(before, actions)), mask)
         v = spread(self.shift.v(before).squeeze(-1), mask)
         loss_q, loss_v, loss_cq = q_losses(q, all_q, slow_q, v, rewards, mask, self.config)

@@ -5,6 +5,7 @@ from typing import ClassVar, Literal, Self
 
 from engine.sampling.settings import BUILT_IN, Sampling
 from engine.training.settings import (
+    MIN_STEPS,
     OPTIMIZER,
     Count,
     FitConfig,
@@ -18,6 +19,7 @@ from engine.training.settings import (
 )
 
 RANKED = 4  # answers of a ranking, at most in Chat and as a rule elsewhere
+CLOSE = "How closely the policy stays with the reference: higher is closer."
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ class RewardConfig(FitConfig):
     NORMALISED: ClassVar[int] = 128  # prompts on whose answers its score is brought to mean 0 and variance 1
     epochs: Count = setting(10, "Times that all feedback is gone through.")
     batch: Count = setting(4, "Rankings a step.")
-    min_steps: Natural = setting(120, "Steps at least: little feedback is gone through more often.")
+    min_steps: Natural = setting(120, MIN_STEPS)
     max_steps: Natural = setting(
         500, "Steps at most, but all feedback once: much of it is gone through less often; 0 for no limit."
     )
@@ -77,22 +79,39 @@ class RewardConfig(FitConfig):
 
 
 @dataclass(frozen=True)
-class SFTConfig(FitConfig):
+class DirectConfig(FitConfig):
+    """What every method has that tunes the policy on stored answers and no more.
+
+    Steps are few and long: in many short ones it unlearns to speak before it has learned what is liked.
+    """
+
+    RATE: ClassVar[float] = 2e-3
+    learning_rate: NotNegative = setting(
+        0.0, "Learning rate of adapters at its peak; 0 for 2e-3, less in a model of more than four blocks."
+    )
+
+
+@dataclass(frozen=True)
+class SFTConfig(DirectConfig):
+    min_steps: Natural = setting(40, MIN_STEPS)
     min_rating: float = setting(4.0, "Answers rated this high are copied too.")
 
 
 @dataclass(frozen=True)
-class DPOConfig(FitConfig):
+class DPOConfig(DirectConfig):
     ANSWERS: ClassVar[int] = RANKED
     epochs: Count = setting(6, "Times that all rankings are gone through.")
-    beta: Positive = setting(0.1, "How closely the policy stays with the reference: higher is closer.")
+    batch: Count = setting(4, "Rankings a step.")
+    min_steps: Natural = setting(60, MIN_STEPS)
+    beta: Positive = setting(1.0, CLOSE)
 
 
 @dataclass(frozen=True)
-class KTOConfig(FitConfig):
+class KTOConfig(DirectConfig):
     epochs: Count = setting(6, "Times that all feedback is gone through.")
     batch: Count = setting(16, "Answers per optimiser step.")
-    beta: Positive = setting(0.1, "How closely the policy stays with the reference: higher is closer.")
+    min_steps: Natural = setting(60, MIN_STEPS)
+    beta: Positive = setting(1.0, CLOSE)
     desirable_weight: NotNegative = setting(1.0, "Weight of answers that were liked.")
     undesirable_weight: NotNegative = setting(1.0, "Weight of answers that were not.")
 
@@ -101,14 +120,17 @@ class KTOConfig(FitConfig):
 class ILQLConfig(FitConfig):
     epochs: Count = setting(12, "Times that all judged answers are gone through.")
     batch: Count = setting(16, "Answers per optimiser step.")
-    head_learning_rate: Positive = setting(3e-3, "Learning rate of the Q and V heads.")
+    head_learning_rate: Positive = setting(5e-4, "Learning rate of the Q and V heads.")
     bottleneck: Count = setting(64, "Width of the Q heads' hidden layer.")
     gamma: Share = setting(0.99, "Discount for each token.")
+    lam: Share = setting(
+        0.99, "How much of an answer's worth reaches its earlier tokens at once; 0 is one-step Q-learning."
+    )
     expectile: Share = setting(0.7, "Which expectile of Q the values aim at: nearer 1 is more hopeful.")
-    conservative: NotNegative = setting(0.1, "Weight of the term that holds Q down where there is no data.")
+    conservative: NotNegative = setting(0.0, "Weight of the term that holds Q down where there is no data.")
     imitation: NotNegative = setting(1.0, "Weight of the language-model loss on the stored answers.")
     target_rate: Share = setting(0.05, "Share of the way the slow targets go at every step.")
-    beta: NotNegative = setting(4.0, "How far Q - V shifts sampling.")
+    beta: NotNegative = setting(6.0, "How far Q - V shifts sampling.")
 
 
 UPDATES, FEW, MANY = 60, 50, 100  # what few rankings are worth, up to so many; twice that from so many on

@@ -12,6 +12,7 @@ NotNegative = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 
 Optimizer = Literal["adamw", "adamw-8bit"]
+MIN_STEPS = "Steps at least: little feedback is gone through more often."
 OPTIMIZER = "AdamW, with its moments in float32 or, in a quarter of the memory, in 8 bits."
 
 
@@ -34,9 +35,10 @@ def adapter_rate(rate: float, blocks: int) -> float:
 @dataclass(frozen=True)
 class FitConfig:
     ANSWERS: ClassVar[int] = 1  # of an example
+    RATE: ClassVar[float] = 5e-4  # of adapters, in a model of `BLOCKS`
     epochs: Count = setting(3, "Times that all examples are gone through.")
     batch: Count = setting(8, "Examples per optimiser step.")
-    min_steps: Natural = setting(24, "Steps at least: little feedback is gone through more often.")
+    min_steps: Natural = setting(24, MIN_STEPS)
     max_steps: Natural = setting(
         0, "Steps at most, but all feedback once: much of it is gone through less often; 0 for no limit."
     )
@@ -54,7 +56,7 @@ class FitConfig:
 
     def rate(self, blocks: int) -> float:
         """The learning rate of adapters in a model of so many blocks."""
-        return self.learning_rate or adapter_rate(5e-4, blocks)
+        return self.learning_rate or adapter_rate(self.RATE, blocks)
 
     def steps(self, examples: int) -> int:
         """Optimiser steps that so many examples get: whole epochs, `min_steps` at least and `max_steps` at most."""

@@ -1,12 +1,13 @@
 """Implicit Q-learning against value iteration, and as the textbook's Q-learning in its limit."""
 
+import random
 from dataclasses import replace
 
 import pytest
 import torch
 
 from engine.feedback.examples import Valued
-from engine.methods.ilql import q_losses, train_ilql
+from engine.methods.ilql import lambda_returns, q_losses, train_ilql
 from engine.methods.settings import ILQLConfig
 from engine.models.roles import Roles
 from engine.models.shift import QHead
@@ -78,7 +79,7 @@ def greedy_walk(maze, q):
 def test_its_greedy_policy_is_value_iterations(seed):
     maze = Maze(seed)
     actions = torch.cartesian_prod(*[torch.arange(ACTIONS)] * STEPS)  # every walk there is
-    config = ILQLConfig(gamma=0.9, expectile=0.99, conservative=0.0)
+    config = ILQLConfig(gamma=0.9, lam=0.0, expectile=0.99, conservative=0.0)
     found = learn(maze, actions, config)
     optimal = maze.value_iteration(0.9)
     assert greedy_walk(maze, found)[0] == greedy_walk(maze, optimal)[0]
@@ -95,7 +96,7 @@ def test_it_stitches_a_walk_better_than_any_in_the_data():
     mediocre = every[(returns < returns.quantile(0.6)) & (returns > returns.quantile(0.2))]
     in_data = float(maze.run(mediocre)[1].sum(-1).max())
 
-    found = learn(maze, mediocre, ILQLConfig(gamma=1.0, expectile=0.97, conservative=0.02))
+    found = learn(maze, mediocre, ILQLConfig(gamma=1.0, lam=0.0, expectile=0.97, conservative=0.02))
     _, stitched = greedy_walk(maze, found)
     assert stitched > in_data + 0.1
 
@@ -109,7 +110,7 @@ def test_it_stitches_a_walk_better_than_any_in_the_data():
 
 
 def test_one_gradient_step_is_the_textbook_update():
-    """With V(s') = max Q(s', .), a step of size alpha / 2 on L_Q is Q <- Q + alpha [r + gamma max Q' - Q]."""
+    """With V(s') = max Q(s', .), lambda 0 and steps of alpha / 2 on L_Q, Q <- Q + alpha [r + gamma max Q' - Q]."""
     generator = torch.Generator().manual_seed(0)
     table = torch.rand(3, ACTIONS, generator=generator)
     alpha, gamma, reward = 0.3, 0.9, 0.7
@@ -121,7 +122,7 @@ def test_one_gradient_step_is_the_textbook_update():
     cells = torch.tensor([[state, following]])
     best = torch.stack([table[state].max(), table[following].max()]).unsqueeze(0)
     rewards, actions = torch.tensor([[reward, 0.0]]), torch.tensor([[action, 0]])
-    config = ILQLConfig(gamma=gamma, conservative=0.0)
+    config = ILQLConfig(gamma=gamma, lam=0.0, conservative=0.0)
 
     def loss(steps):
         return table_losses([q[cells]] * 2, best, actions[:, :2], rewards, config)[0] * steps
@@ -186,7 +187,7 @@ def test_a_language_model_learns_which_of_its_answers_were_good(tmp_path):
 def test_the_conservative_term_keeps_what_was_never_tried_low():
     maze = Maze(2)
     actions = torch.randint(ACTIONS - 1, (300, STEPS), generator=torch.Generator().manual_seed(0))  # never the last
-    config = ILQLConfig(gamma=0.9, expectile=0.9, conservative=0.1)
+    config = ILQLConfig(gamma=0.9, lam=0.0, expectile=0.9, conservative=0.1)
     found = learn(maze, actions, config, steps=800)
     states = maze.run(actions)[0]
     for t in range(STEPS):
@@ -210,3 +211,47 @@ def test_what_a_few_tokens_at_a_time_say_of_all_actions_is_what_all_at_once_say(
         assert torch.allclose(mine, theirs, atol=1e-6)
         gradients = [torch.autograd.grad(x.sin().sum(), wanted, retain_graph=True) for x in (mine, theirs)]
         assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(*gradients, strict=True))
+
+
+@pytest.mark.parametrize("lam", [0.0, 0.7, 1.0])
+def test_lambda_returns_are_their_definition(lam):
+    """(1 - lam) sum_n lam^(n-1) G_n + lam^(N-1) G_N, of the returns G_n that look n tokens ahead, until the last."""
+    gamma, rows, time = 0.9, 3, 6
+    generator = torch.Generator().manual_seed(0)
+    rewards, v = torch.rand(2, rows, time, generator=generator)
+    lengths = torch.tensor([6, 1, 4])
+    mask = torch.arange(time) < lengths.unsqueeze(-1)
+    following = torch.cat([torch.where(mask, v, 0.0)[:, 1:], torch.zeros(rows, 1)], 1)
+    found = lambda_returns(rewards, following, mask, gamma, lam)
+    for row, length in enumerate(lengths.tolist()):
+        for t in range(length):
+            ahead = []  # G_1, G_2, ... until the answer's end, after which nothing is worth anything
+            for n in range(1, length - t + 1):
+                paid = sum(gamma**i * float(rewards[row, t + i]) for i in range(n))
+                ahead.append(paid + gamma**n * float(following[row, t + n - 1]))
+            mixed = (1 - lam) * sum(lam**i * g for i, g in enumerate(ahead[:-1])) + lam ** (len(ahead) - 1) * ahead[-1]
+            assert float(found[row, t]) == pytest.approx(mixed, abs=1e-5)
+        assert not found[row, length:].any()
+
+
+def test_what_an_answer_is_worth_reaches_its_first_word(tmp_path):
+    """Eight words follow the one that decides; one token back in an update, its worth would not come so far."""
+    folder, rng = able_folder(tmp_path / "base"), random.Random(0)
+    data = [
+        Valued((("user", "w1 w2"),), " ".join([first, *rng.choices(["w5", "w6", "w7"], k=8)]), worth, "ranking", True)
+        for first, worth in (("w3", 1.0), ("w4", -1.0)) * 20
+    ]
+
+    def lead(lam):
+        """By how much more the good first word is said for the values that were learned."""
+        roles = policy_on(folder)
+        train_ilql(roles, data, ILQLConfig(epochs=20, lam=lam))
+        good, bad = (roles.tokenizer.convert_tokens_to_ids(w) for w in ("w3", "w4"))
+        shifted = next_token(roles, "policy")
+        roles.shifts.pop("policy")
+        plain = next_token(roles, "policy")
+        return float((shifted[good] - shifted[bad]) - (plain[good] - plain[bad]))
+
+    found, one_step = lead(ILQLConfig().lam), lead(0.0)
+    assert found > 2
+    assert abs(one_step) < found / 4

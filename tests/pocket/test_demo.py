@@ -4,7 +4,8 @@ import pytest
 
 from engine.evaluation.winrate import wilson
 from engine.pocket.annotator import SimulatedAnnotator
-from engine.pocket.demo import TIMES, measure
+from engine.pocket.demo import TIMES, measure, run_demo
+from engine.workspace import open_workspace
 
 FACT, FEELING = "What is the capital of France?", "I feel sad."
 
@@ -39,3 +40,13 @@ def test_a_change_in_facts_carries_the_interval_of_its_mean_over_questions():
     found = measure(prompts, before, after, SimulatedAnnotator("terse"))
     spread = 1.959964 * (0.25 * 100 / 99 / 100) ** 0.5
     assert (found["right_change_low"], found["right_change_high"]) == pytest.approx((-0.5 - spread, -0.5 + spread))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("method", "least"), [("dpo", 0.75), ("kto", 0.62), ("sft", 0.6), ("ilql", 0.65)])
+def test_what_needs_no_reward_model_teaches_too_and_leaves_the_language_whole(tmp_path, method, least):
+    """Fifty rankings, settings as they are: the annotator likes the new answers better, by so much at least."""
+    found = run_demo(open_workspace(tmp_path), 50, "warm", 1, ["threads=1"], print, method=method)
+    assert found["win_rate"] > least
+    assert found["well_formed"] > 0.9
+    assert found["kl"] < 6

@@ -13,7 +13,9 @@ import pytest
 from click.testing import CliRunner
 
 import engine
+from engine.pocket.demo import RUNS
 from studio.cli import main
+from studio.commands.demo import demo
 from studio.commands.following import follow
 
 
@@ -174,6 +176,11 @@ def test_a_run_goes_on_when_the_one_who_watches_it_leaves(workspace, store, base
     assert left.value.exit_code == 130
     assert f"rlhf-studio runs stop {run_id}" in capsys.readouterr().err
     assert engine.runs.get_run(store, run_id)["status"] == "queued"
+
+
+def test_the_demo_offers_every_method_that_it_knows():
+    (option,) = [o for o in demo.params if o.name == "method"]
+    assert list(option.type.choices) == list(RUNS)
 
 
 def test_a_demo_whose_terminal_is_closed_takes_its_run_and_its_folder_along(tmp_path):
