@@ -59,8 +59,8 @@ def memory(
     packs = online and device == "cpu" and precision == "float32" and inner * number <= PACKED_BYTES and not short
     packed = (inner + shape.vocabulary * shape.width) * number if packs else 0.0  # `sampling.packed`
     heads, logit = 0, 4.0
-    if stage == "ilql":  # two heads over the vocabulary, each with a slow copy; going back, logits are there twice
-        heads, logit = 2 * settings.bottleneck * (shape.width + shape.vocabulary), 8.0
+    if stage == "ilql":  # two heads over the vocabulary, each with a slow copy; L_CQ has logits there twice, going back
+        heads, logit = 2 * settings.bottleneck * (shape.width + shape.vocabulary), 8.0 if settings.conservative else 4.0
     # Computed again on the way back, a block keeps its input until its turn comes.
     whole_blocks, inputs = (1, shape.layers) if short else (shape.layers, 0)
     parts = {

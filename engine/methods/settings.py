@@ -93,7 +93,6 @@ class DirectConfig(FitConfig):
 
 @dataclass(frozen=True)
 class SFTConfig(DirectConfig):
-    min_steps: Natural = setting(40, MIN_STEPS)
     min_rating: float = setting(4.0, "Answers rated this high are copied too.")
 
 
