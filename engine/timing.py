@@ -16,9 +16,10 @@ import numpy as np
 
 from engine.estimate import ANSWERED, PROMPT, stages_of
 from engine.jobs.config import RunConfig, read_config
-from engine.methods.settings import PPOConfig, PretrainConfig, ReinforceConfig
+from engine.methods.settings import RANKED, PPOConfig, PretrainConfig, ReinforceConfig
 from engine.models.precision import fastest, known
 from engine.models.shape import Shape
+from engine.store import feedback as judged
 from engine.store import runs
 from engine.store.db import Store
 from engine.training.settings import FitConfig
@@ -34,8 +35,20 @@ THERE_AND_BACK = 2.3  # a pass with gradients against one without; frozen weight
 LONGEST = 2.5  # the longest of a batch's answers against their mean
 
 
+ANSWERS = {"ranking": RANKED, "edit": 2, "rating": 1}  # that a piece of feedback judges
+
+
+def examples(store: Store, config: RunConfig, method: str, feedback: int) -> int:
+    """What `method` makes of so many pieces of feedback like those in the store: as many, or all answers judged."""
+    if not getattr(getattr(config, method, None), "BY_ANSWER", False):
+        return feedback
+    counts = judged.counts(store)
+    pieces = sum(counts[kind] for kind in ANSWERS) or 1
+    return round(feedback * sum(counts[kind] * answers for kind, answers in ANSWERS.items()) / pieces)
+
+
 def work(config: RunConfig, stage: str, feedback: int) -> float:
-    """How much a stage does, in units that only compare with themselves. feedback: pieces it learns from."""
+    """How much a stage does, in units that only compare with themselves. feedback: examples it learns from."""
     settings = getattr(config, stage, None)
     if isinstance(settings, PPOConfig | ReinforceConfig):
         # An answer is written once, read by reference and reward once each, and twice (there and back) an epoch.
@@ -62,7 +75,10 @@ def seconds(store: Store, method: str, config: RunConfig, base_fingerprint: str,
         base_fingerprint,
         LOOKED_BACK,
     )
-    told = [_scaled(store, row, config, feedback) for row in rows]
+    feedback = examples(store, config, method, feedback)
+    told = [
+        _scaled(store, {**row, "used": examples(store, config, method, row["used"])}, config, feedback) for row in rows
+    ]
     return min(told, key=lambda one: one[0])[1] if told else None
 
 
@@ -159,6 +175,7 @@ def first_seconds(store: Store, method: str, config: RunConfig, shape: Shape, fe
     speed = machine_speed() * (min(1.0, config.threads / (os.cpu_count() or 1)) if config.threads else 1.0)
     answer = answer or int(ANSWERED * config.ppo.longest)
     clock = Clock(shape, speed, prompt, answer, config.recompute == "always")
+    feedback = examples(store, config, method, feedback)
     return _pace(shape, config) * sum(clock.stage(config, stage, feedback) for stage in stages)
 
 

@@ -107,6 +107,7 @@ class DPOConfig(DirectConfig):
 
 @dataclass(frozen=True)
 class KTOConfig(DirectConfig):
+    BY_ANSWER: ClassVar[bool] = True
     epochs: Count = setting(6, "Times that all feedback is gone through.")
     batch: Count = setting(16, "Answers per optimiser step.")
     min_steps: Natural = setting(60, MIN_STEPS)
@@ -117,6 +118,7 @@ class KTOConfig(DirectConfig):
 
 @dataclass(frozen=True)
 class ILQLConfig(FitConfig):
+    BY_ANSWER: ClassVar[bool] = True
     epochs: Count = setting(12, "Times that all judged answers are gone through.")
     batch: Count = setting(16, "Answers per optimiser step.")
     head_learning_rate: Positive = setting(5e-4, "Learning rate of the Q and V heads.")

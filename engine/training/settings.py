@@ -35,6 +35,7 @@ def adapter_rate(rate: float, blocks: int) -> float:
 @dataclass(frozen=True)
 class FitConfig:
     ANSWERS: ClassVar[int] = 1  # of an example
+    BY_ANSWER: ClassVar[bool] = False  # whether each answer that was judged is an example, not each piece of feedback
     RATE: ClassVar[float] = 5e-4  # of adapters, in a model of `BLOCKS`
     epochs: Count = setting(3, "Times that all examples are gone through.")
     batch: Count = setting(8, "Examples per optimiser step.")

@@ -11,7 +11,7 @@ from engine.jobs.config import read_config
 from engine.models import precision as precisions
 from engine.models.shape import KNOWN, shape_of
 from engine.models.shift import AdvantageShift
-from engine.store import runs
+from engine.store import conversations, feedback, runs
 
 
 def test_the_shape_is_the_models_own(pocket_base):
@@ -102,6 +102,37 @@ def test_time_is_scaled_from_the_run_that_did_the_most_alike(store, base_version
     # A trial on two answers came after it: it paid for every start, and tells less of a run like the first.
     finished(store, base_version, read_config({"ppo": {"updates": 1, "episodes": 2}}), 25)
     assert timing.seconds(store, "improve", twice, fingerprint, 50) == pytest.approx(205)
+
+
+def test_what_learns_from_each_answer_is_told_by_the_answers_that_were_judged(store, base_version, pocket_base):
+    """A ranking of four is one example for DPO and four for KTO; a thumb is one for both."""
+    shape = shape_of(pocket_base.path)
+
+    def steps(method):
+        """So many times the time of one step, less that of comparing, which does not grow."""
+        one, some = (
+            timing.first_seconds(store, method, read_config({method: {"epochs": n, "min_steps": 0}}), shape, 64)
+            for n in (1, 2)
+        )
+        return some - one
+
+    def judge(rank):
+        prompt = conversations.add_prompt(store, "Tell me a story.", "chat")
+        rows = [{"text": f"{n}", "tokens": 10, "seed": n, "finish": "stop"} for n in range(4)]
+        ids = conversations.add_responses(store, prompt, base_version, {}, rows)
+        if rank:
+            feedback.add_ranking(store, prompt, [[i] for i in ids])
+        else:
+            feedback.add_rating(store, ids[0], 5)
+
+    judge(rank=False)
+    thumbs = {method: steps(method) for method in ("dpo", "kto", "ilql")}
+    for _ in range(100):
+        judge(rank=True)
+    assert steps("dpo") == pytest.approx(thumbs["dpo"], rel=0.05)
+    for method in ("kto", "ilql"):
+        assert steps(method) == pytest.approx(4 * thumbs[method], rel=0.05)
+    assert timing.examples(store, read_config({}), "kto", 101) == 401
 
 
 def test_what_is_pretrained_takes_its_time_by_the_token(store, base_version):
