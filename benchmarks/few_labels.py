@@ -34,14 +34,9 @@ class Trial(NamedTuple):
     choose: str
     errs: float
 
-    @classmethod
-    def of(cls, result: dict) -> "Trial":
-        return cls(*(result[name] for name in cls._fields))
-
 
 def run(trial: Trial, settings: tuple[str, ...]) -> dict:
-    options = [part for name in Trial._fields for part in (f"--{name}", getattr(trial, name))]
-    return {"choose": trial.choose, "errs": trial.errs, **demo(*options, settings=settings)}
+    return {"choose": trial.choose, "errs": trial.errs, **demo(trial, settings)}
 
 
 def pooled(results: Iterable[dict]) -> dict[tuple, dict[int, tuple[float, float, float, int]]]:
@@ -109,10 +104,9 @@ def plot(results: list[dict], file: Path) -> None:
 @click.option("--set", "settings", multiple=True)
 @click.option("--plot", "picture", type=click.Path(path_type=Path))
 def main(results, prefer, labels, seeds, choose, errs, lanes, settings, picture) -> None:
-    done = {Trial.of(r) for r in read(results)}
     wanted = [Trial(taste, n, s, way, errs) for s, n, taste, way in product(seeds, labels, prefer, choose)]
     if lanes:
-        run_all([t for t in wanted if t not in done], lambda trial: run(trial, settings), results, lanes)
+        run_all(wanted, lambda trial: run(trial, settings), results, lanes)
     click.echo("\n".join(table(read(results))))
     if picture:
         plot(read(results), picture)

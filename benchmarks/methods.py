@@ -28,13 +28,6 @@ class Trial(NamedTuple):
     labels: int
     seed: int
 
-    @classmethod
-    def of(cls, result: dict) -> "Trial":
-        return cls(*(result[name] for name in cls._fields))
-
-    def run(self, settings: tuple[str, ...]) -> dict:
-        return demo(*(part for name in self._fields for part in (f"--{name}", getattr(self, name))), settings=settings)
-
 
 def table(results: list[dict]) -> list[str]:
     """Means over seeds; the interval is that of their pooled prompts, the time that of all training."""
@@ -71,10 +64,9 @@ def table(results: list[dict]) -> list[str]:
 @click.option("--lanes", default=2, show_default=True)
 @click.option("--set", "settings", multiple=True)
 def main(results, methods, prefer, labels, seeds, lanes, settings) -> None:
-    done = {Trial.of(r) for r in read(results)}
     wanted = [Trial(method, taste, n, s) for s, n, taste, method in product(seeds, labels, prefer, methods)]
     if lanes:
-        run_all([t for t in wanted if t not in done], lambda trial: trial.run(settings), results, lanes)
+        run_all(wanted, lambda trial: demo(trial, settings), results, lanes)
     click.echo("\n".join(table(read(results))))
 
 

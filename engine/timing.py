@@ -38,13 +38,13 @@ LONGEST = 2.5  # the longest of a batch's answers against their mean
 ANSWERS = {"ranking": RANKED, "edit": 2, "rating": 1}  # that a piece of feedback judges
 
 
-def examples(store: Store, config: RunConfig, method: str, feedback: int) -> int:
-    """What `method` makes of so many pieces of feedback like those in the store: as many, or all answers judged."""
+def examples_each(store: Store, config: RunConfig, method: str) -> float:
+    """Examples that `method` makes of a piece of feedback such as the store has: one, or all answers it judges."""
     if not getattr(getattr(config, method, None), "BY_ANSWER", False):
-        return feedback
+        return 1.0
     counts = judged.counts(store)
     pieces = sum(counts[kind] for kind in ANSWERS) or 1
-    return round(feedback * sum(counts[kind] * answers for kind, answers in ANSWERS.items()) / pieces)
+    return sum(counts[kind] * answers for kind, answers in ANSWERS.items()) / pieces
 
 
 def work(config: RunConfig, stage: str, feedback: int) -> float:
@@ -75,10 +75,8 @@ def seconds(store: Store, method: str, config: RunConfig, base_fingerprint: str,
         base_fingerprint,
         LOOKED_BACK,
     )
-    feedback = examples(store, config, method, feedback)
-    told = [
-        _scaled(store, {**row, "used": examples(store, config, method, row["used"])}, config, feedback) for row in rows
-    ]
+    each = examples_each(store, config, method)
+    told = [_scaled(store, {**row, "used": round(row["used"] * each)}, config, round(feedback * each)) for row in rows]
     return min(told, key=lambda one: one[0])[1] if told else None
 
 
@@ -175,7 +173,7 @@ def first_seconds(store: Store, method: str, config: RunConfig, shape: Shape, fe
     speed = machine_speed() * (min(1.0, config.threads / (os.cpu_count() or 1)) if config.threads else 1.0)
     answer = answer or int(ANSWERED * config.ppo.longest)
     clock = Clock(shape, speed, prompt, answer, config.recompute == "always")
-    feedback = examples(store, config, method, feedback)
+    feedback = round(feedback * examples_each(store, config, method))
     return _pace(shape, config) * sum(clock.stage(config, stage, feedback) for stage in stages)
 
 

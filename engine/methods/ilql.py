@@ -46,19 +46,6 @@ class Trajectory:
     value: float
 
 
-def lambda_returns(rewards: Tensor, following: Tensor, mask: Tensor, gamma: float, lam: float) -> Tensor:
-    """G_t = r_t + gamma ((1 - lam) V(s_t+1) + lam G_t+1), [rows, time].
-
-    rewards, mask: [rows, time]; following: V of the state after each, 0 after a row's last real token, where it ends.
-    """
-    returns = torch.zeros_like(rewards)
-    later = torch.zeros_like(rewards[:, 0])
-    for t in reversed(range(rewards.shape[1])):
-        later = torch.where(mask[:, t], rewards[:, t] + gamma * ((1 - lam) * following[:, t] + lam * later), 0.0)
-        returns[:, t] = later
-    return returns
-
-
 def q_losses(
     q: Sequence[Tensor], all_q: Sequence[Tensor], slow_q: Tensor, v: Tensor, rewards: Tensor, mask: Tensor,
     config: ILQLConfig,
@@ -68,8 +55,7 @@ def q_losses(
     Of each head q: Q_i(s, a), and all_q: logsumexp Q_i(s, .); slow_q: min Q_target(s, a). All are [rows, time], `mask`
     is bool. A row's last real token ends its episode: no value follows it.
     """
-    following = torch.cat([torch.where(mask, v, 0.0)[:, 1:], torch.zeros_like(v[:, :1])], 1).detach()
-    target = lambda_returns(rewards, following, mask, config.gamma, config.lam)
+    _, target = losses.gae(rewards, v.detach(), mask, config.gamma, config.lam)  # its returns are G
     loss_q = (target - q[0]) ** 2 + (target - q[1]) ** 2
     loss_v = losses.expectile_losses(slow_q.detach() - v, config.expectile)
     loss_cq = all_q[0] - q[0] + all_q[1] - q[1]

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Literal
 
 from engine.errors import UserError
+from engine.estimate import stages_of
 from engine.evaluation.winrate import mean_interval, wilson_in_groups, wins
 from engine.feedback.examples import Ranking
 from engine.feedback.gather import gather_rankings
@@ -239,7 +240,7 @@ def run_demo(
     seconds: dict[str, float] = {}
     for run in ran:
         seconds |= launch.summary(store, run["id"])["seconds"]
-    stages = ("reward", "ppo") if method == "improve" else RUNS[method]
+    stages = [stage for name in RUNS[method] for stage in stages_of(name)]
     return {
         "labels": labels,
         "prefer": prefer,

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from engine.feedback.examples import Valued
-from engine.methods.ilql import lambda_returns, q_losses, train_ilql
+from engine.methods import losses
+from engine.methods.ilql import q_losses, train_ilql
 from engine.methods.settings import ILQLConfig
 from engine.models.roles import Roles
 from engine.models.shift import QHead
@@ -222,7 +223,7 @@ def test_lambda_returns_are_their_definition(lam):
     lengths = torch.tensor([6, 1, 4])
     mask = torch.arange(time) < lengths.unsqueeze(-1)
     following = torch.cat([torch.where(mask, v, 0.0)[:, 1:], torch.zeros(rows, 1)], 1)
-    found = lambda_returns(rewards, following, mask, gamma, lam)
+    _, found = losses.gae(rewards, v, mask, gamma, lam)
     for row, length in enumerate(lengths.tolist()):
         for t in range(length):
             ahead = []  # G_1, G_2, ... until the answer's end, after which nothing is worth anything
