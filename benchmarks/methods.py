@@ -1,7 +1,7 @@
 """What each method makes of the same rankings, by the annotator's true taste.
 
-    python benchmarks/methods.py [RESULTS] [--lanes 2] [--method dpo] [--prefer warm] [--labels 50] [--seed 0]
-                                 [--set dpo.beta=0.05]
+    python benchmarks/methods.py [RESULTS] [--lanes 2] [--method dpo] [--preset quick] [--prefer warm]
+                                 [--labels 50] [--seed 0] [--set dpo.beta=0.05]
 
 RESULTS keeps one JSON line a run (what `rlhf-studio demo --method M --json` prints, less its examples); runs that are
 in it are not done again, but for other settings RESULTS has to be another file. Each lane is a run of its own on one
@@ -16,6 +16,7 @@ import click
 from trials import demo, read, run_all
 
 from engine.evaluation.winrate import wilson
+from engine.jobs.presets import EFFORT
 from engine.pocket.demo import COMPARED, RUNS
 
 RESULTS = Path(__file__).parent / "results" / "methods.jsonl"
@@ -24,6 +25,7 @@ TASTES = ("warm", "terse", "rude", "warm+correct")
 
 class Trial(NamedTuple):
     method: str
+    preset: str
     prefer: str
     labels: int
     seed: int
@@ -37,9 +39,9 @@ def table(results: list[dict]) -> list[str]:
     ]
 
     def row(result: dict) -> tuple:
-        return result["labels"], result["prefer"], list(RUNS).index(result["method"])
+        return result["labels"], result["prefer"], list(RUNS).index(result["method"]), result["preset"]
 
-    for (labels, prefer, _), found in groupby(sorted(results, key=row), row):
+    for (labels, prefer, *_), found in groupby(sorted(results, key=row), row):
         runs = list(found)
 
         def mean(name: str, runs: list[dict] = runs) -> float:
@@ -48,7 +50,8 @@ def table(results: list[dict]) -> list[str]:
         rate = mean("win_rate")
         low, high = wilson(rate * COMPARED * len(runs), COMPARED * len(runs))
         seconds = sum(r["seconds"][s] for r in runs for s in r["seconds"] if s not in ("label", "compare", "total"))
-        cells = [labels, prefer, runs[0]["method"], f"{rate:.2f} ({low:.2f} to {high:.2f}; {len(runs)})"]
+        method = runs[0]["method"] if runs[0]["preset"] == "balanced" else f"{runs[0]['method']}, {runs[0]['preset']}"
+        cells = [labels, prefer, method, f"{rate:.2f} ({low:.2f} to {high:.2f}; {len(runs)})"]
         cells += [f"{mean('kl'):.1f}", f"{mean('well_formed'):.2f}"]
         cells += [f"{mean('right_before'):.2f} → {mean('right_after'):.2f}", f"{seconds / len(runs):.0f}"]
         lines.append("| " + " | ".join(map(str, cells)) + " |")
@@ -58,13 +61,14 @@ def table(results: list[dict]) -> list[str]:
 @click.command()
 @click.argument("results", type=click.Path(path_type=Path), default=RESULTS)
 @click.option("--method", "methods", multiple=True, type=click.Choice(list(RUNS)), default=tuple(RUNS))
+@click.option("--preset", type=click.Choice(list(EFFORT)), default="balanced")
 @click.option("--prefer", multiple=True, default=TASTES)
 @click.option("--labels", multiple=True, type=int, default=(50,))
 @click.option("--seed", "seeds", multiple=True, type=int, default=(0, 1, 2))
 @click.option("--lanes", default=2, show_default=True)
 @click.option("--set", "settings", multiple=True)
-def main(results, methods, prefer, labels, seeds, lanes, settings) -> None:
-    wanted = [Trial(method, taste, n, s) for s, n, taste, method in product(seeds, labels, prefer, methods)]
+def main(results, methods, preset, prefer, labels, seeds, lanes, settings) -> None:
+    wanted = [Trial(method, preset, taste, n, s) for s, n, taste, method in product(seeds, labels, prefer, methods)]
     if lanes:
         run_all(wanted, lambda trial: demo(trial, settings), results, lanes)
     click.echo("\n".join(table(read(results))))

@@ -240,6 +240,14 @@ function range(one) {
 const costed = newest(() => call("cost", method.value, preset.value, given));
 const settingsOffered = newest(() => call("offered", method.value, preset.value));
 
+/** Of a long run: what shorter ways take. */
+function shorter({ quick, direct }) {
+  const ways = [];
+  if (quick) ways.push(t("Quick takes about {time}.", { time: duration(quick) }));
+  if (direct) ways.push(t("Directly from your rankings (DPO) it takes about {time}.", { time: duration(direct) }));
+  return ways.map((way) => ` ${way}`).join("");
+}
+
 /** What the run will take, before it starts. */
 async function tellCost() {
   const answer = await costed();
@@ -247,7 +255,7 @@ async function tellCost() {
   const needs = answer.gigabytes === null ? "" : t("Takes about {gb} GB of memory, in {precision}", { gb: answer.gigabytes.toFixed(1), precision: answer.precision });
   const time = answer.seconds === null ? t("how long is known after the first run")
     : t(answer.judged === "machine" ? "about {time}, judged by this machine's speed" : "about {time}, judged by an earlier run", { time: duration(answer.seconds) });
-  root.querySelector(".cost").textContent = [needs, time].filter(Boolean).join(t("; ")) + (answer.gigabytes > answer.free ? t(". That is more than is free: lower ppo.episodes or set precision to nf4.") : t(".")) + (answer.direct ? t(" Directly from your rankings (DPO) it takes about {time}.", { time: duration(answer.direct) }) : "");
+  root.querySelector(".cost").textContent = [needs, time].filter(Boolean).join(t("; ")) + (answer.gigabytes > answer.free ? t(". That is more than is free: lower ppo.episodes or set precision to nf4.") : t(".")) + shorter(answer);
 }
 
 async function offerSettings() {

@@ -13,7 +13,7 @@ from engine.estimate import stages_of
 from engine.evaluation.winrate import mean_interval, wilson_in_groups, wins
 from engine.feedback.examples import Ranking
 from engine.feedback.gather import gather_rankings
-from engine.jobs import launch
+from engine.jobs import launch, presets
 from engine.jobs.config import parse_settings, read_config
 from engine.jobs.job import attach
 from engine.jobs.questions import opening
@@ -190,18 +190,21 @@ def run_demo(
     errs: float = 0.0,
     rounds: int = 1,
     method: str = "improve",
+    preset: str = "balanced",
 ) -> dict:
     """Run the loop; returns the JSON object of `rlhf-studio demo`. `say` gets one line of progress at a time.
 
     choose: what is ranked, as `label` has it. errs: share of the pairs in which the
     annotator is wrong while it ranks; what comes out is judged by its true taste. rounds: each ranks answers of the
     last round's policy and goes on from it; the win rates are over the model that the first began with. method: what
-    learns from the rankings, one of `RUNS`; those without a reward model have no accuracy of one.
+    learns from the rankings, one of `RUNS`; those without a reward model have no accuracy of one. preset: how thorough
+    its runs are, one of `presets.EFFORT`.
     """
     annotator = SimulatedAnnotator(prefer)
     if not 2 <= labels <= len(load_prompts("everyday")):
         raise UserError(f"--labels goes from 2 to {len(load_prompts('everyday'))}.")
-    config = parse_settings([f"compare.prompts={COMPARED}", f"seed={seed}", *assignments])
+    chosen = presets.assignments(preset, labels)
+    config = parse_settings([*chosen, f"compare.prompts={COMPARED}", f"seed={seed}", *assignments])
     store = Store(workspace.database)
     if feedback.counts(store)["prompts"]:
         raise UserError(
@@ -240,12 +243,13 @@ def run_demo(
     seconds: dict[str, float] = {}
     for run in ran:
         seconds |= launch.summary(store, run["id"])["seconds"]
-    stages = [stage for name in RUNS[method] for stage in stages_of(name)]
+    stages = [stage for name in RUNS[method] for stage in stages_of(name, read_config(config))]
     return {
         "labels": labels,
         "prefer": prefer,
         "seed": seed,
         "method": method,
+        "preset": preset,
         "reward_accuracy": None if accurate is None else round(accurate, 4),
         **{key: round(value, 4) for key, value in judged.items()},
         "kl": round(comparison["result"]["kl"], 3),

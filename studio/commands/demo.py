@@ -32,8 +32,12 @@ from studio.commands.common import answer_with, in_folder, say
     "--method", type=click.Choice(["improve", "reinforce", "dpo", "kto", "sft", "ilql"]), default="improve",
     show_default=True, help="What learns from the rankings; improve is a reward model, then PPO.",
 )  # fmt: skip
+@click.option(
+    "--preset", type=click.Choice(list(engine.presets.EFFORT)), default="balanced", show_default=True,
+    help="How thorough a run is.",
+)  # fmt: skip
 @in_folder("Keep it all in this folder. [default: nothing is kept]")
-def demo(folder, labels, prefer, seed, settings, errs, rounds, choose, method, as_json: bool) -> None:
+def demo(folder, labels, prefer, seed, settings, errs, rounds, choose, method, preset, as_json: bool) -> None:
     """The whole loop without a browser, with a simulated annotator in place of a person."""
     # A closed terminal or a `kill` ends it as Ctrl-C does: with its run, and with the folder that nobody knows of.
     for name in ("SIGTERM", "SIGHUP"):  # Windows has no SIGHUP
@@ -41,7 +45,7 @@ def demo(folder, labels, prefer, seed, settings, errs, rounds, choose, method, a
             signal.signal(number, signal.default_int_handler)
     with tempfile.TemporaryDirectory(prefix="rlhf-studio-demo-") as passing:
         space = engine.open_workspace(folder or passing)
-        result = engine.run_demo(space, labels, prefer, seed, list(settings), say, choose, errs, rounds, method)
+        result = engine.run_demo(space, labels, prefer, seed, list(settings), say, choose, errs, rounds, method, preset)
     low, high = result["win_rate_low"], result["win_rate_high"]
     lines = [
         f"After beats before on {result['win_rate']:.0%} of held-out prompts (95% interval {low:.0%} to {high:.0%}).",

@@ -14,6 +14,10 @@ from studio.commands.following import follow, outcome
 )
 @click.argument("method")
 @click.option("--base", help="What to start from: a model version, a folder, or a cached model.")
+@click.option(
+    "--preset", type=click.Choice(list(engine.presets.EFFORT)), default="balanced", show_default=True,
+    help="How thorough: in a quick run PPO begins with what DPO learns; a thorough one has twice the steps.",
+)  # fmt: skip
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Change a setting, such as ppo.updates=20.")
 @click.option(
     "--reward-function", metavar="FILE.PY:NAME",
@@ -21,7 +25,7 @@ from studio.commands.following import follow, outcome
 )  # fmt: skip
 @click.option("--detach", is_flag=True, help="Return at once; `runs show` tells how it goes.")
 @in_workspace
-def train(space, store, method: str, base, settings, reward_function, detach: bool, as_json: bool) -> None:
+def train(space, store, method: str, base, preset, settings, reward_function, detach: bool, as_json: bool) -> None:
     """Train by METHOD and keep what comes out as a model version."""
     if reward_function:
         if method not in ("ppo", "reinforce"):
@@ -30,7 +34,8 @@ def train(space, store, method: str, base, settings, reward_function, detach: bo
         if not colon or not Path(path).is_file():
             raise engine.UserError(f'There is no reward function "{reward_function}". Write it as file.py:name.')
         settings = [*settings, f"reward_function={Path(path).resolve()}:{name}"]
-    config = engine.parse_settings(list(settings), method)
+    chosen = engine.presets.assignments(preset, engine.feedback_log.compared(store))
+    config = engine.parse_settings([*chosen, *settings], method)
     if method in engine.launcher.NEEDS_FEEDBACK and not engine.feedback_log.counts(store)["prompts"]:
         raise engine.UserError(
             "There is no feedback in this workspace yet. Rank some answers on the page first, "

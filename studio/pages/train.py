@@ -50,39 +50,7 @@ LABELS = {
     "pretrain": "Plain text (pretraining)",
 }
 LIBRARIES = 0.6  # gigabytes that interpreter and libraries of a run take
-LONG = 30 * 60  # seconds of a run from which on a shorter way is named
-EFFORT = {"quick": 0.5, "balanced": 1.0, "thorough": 2.0}
-
-
-def blocks_of(version: dict) -> int:
-    """How many blocks the base of `version` has."""
-    try:
-        return engine.shapes.shape_of(engine.find_base(version["base"])).layers
-    except (engine.UserError, KeyError):
-        return engine.BLOCKS  # of a kind that is not known; a run on it says so
-
-
-def settings_of(preset: str, compared: int, blocks: int) -> dict:
-    """A run's settings: a thorough one takes more steps and compares more prompts, a quick one fewer.
-
-    compared: how many rankings and edits there are; blocks: of the model.
-    """
-    effort = EFFORT.get(preset, 1.0)
-    usual = engine.read_config({}).settled(compared).as_dict()
-    values: dict = {"compare": {"prompts": int(64 * effort)}}
-    for stage in engine.STAGES:
-        own = usual[stage]
-        if "min_steps" in own:
-            epochs = max(1, round(own["epochs"] * effort))
-            bounds = {name: int(own[name] * effort) for name in ("min_steps", "max_steps")}
-            values[stage] = {"epochs": epochs, **bounds}
-        elif "updates" in own:
-            values[stage] = {"updates": int(own["updates"] * effort)}
-    if preset == "quick":  # steps so few have to be longer
-        values["ppo"] = values["reinforce"] = {"updates": 15, "learning_rate": engine.adapter_rate(1e-3, blocks)}
-    return engine.read_config(values).as_dict()
-
-
+LONG = 30 * 60  # seconds of a run from which on shorter ways are named
 ENOUGH = 50  # rankings and edits below which the advice is to give more
 
 
@@ -103,7 +71,11 @@ def time_left(run: dict, stages: list[dict], now: float) -> float | None:
     return spent / run["done"] * (run["total"] - run["done"])
 
 
-STAGES = {"improve": ["load", "reward", "ppo", "compare"], "reward": ["load", "reward"]}
+def stages_of(method: str, config: dict) -> list[str]:
+    """The stages of a run of `method`, whose settings are `config`, as its bar shows them."""
+    learns = engine.estimates.stages_of(method, engine.read_config(config)) or (method,)
+    return ["load", *learns, *(() if method in ("reward", "compare") else ("compare",))]
+
 
 # The stages whose settings a method reads, beside those of the run itself.
 SETTINGS = {"improve": ["reward", "ppo", "compare"], "reward": ["reward"]}
@@ -124,8 +96,9 @@ def changed(values: dict, given: dict) -> dict:
     return engine.read_config(values).as_dict()
 
 
-def curves_of(method: str) -> list[tuple[str, str, int]]:
-    """(metric, title, digits) of the charts a run of `method` has."""
+def curves_of(method: str, stages: list[str]) -> list[tuple[str, str, int]]:
+    """(metric, title, digits) of the charts that a run of `method` with those stages has."""
+    agreement = ("dpo/accuracy", "Rankings it agrees with", 2)
     reward = [("reward/loss", "Reward model loss", 3), ("reward/accuracy", "Reward model accuracy, while it learns", 2)]
     if method == "reward":
         return reward
@@ -133,6 +106,7 @@ def curves_of(method: str) -> list[tuple[str, str, int]]:
         stage = "ppo" if method == "improve" else method
         return [
             *(reward[1:] if method == "improve" else []),
+            *([agreement] if "dpo" in stages else []),
             (f"{stage}/reward", "Reward", 2),
             (f"{stage}/kl", "KL to the reference, nats", 2),
             (f"{stage}/length", "Answer length, tokens", 0),
@@ -140,7 +114,7 @@ def curves_of(method: str) -> list[tuple[str, str, int]]:
             *([(f"{stage}/value_loss", "Value loss", 3)] if stage == "ppo" else []),
         ]
     more = {
-        "dpo": [("dpo/accuracy", "Rankings it agrees with", 2)],
+        "dpo": [agreement],
         "kto": [("kto/accuracy", "Answers it puts on the right side", 2)],
         "ilql": [("ilql/q_loss", "Q loss", 3), ("ilql/v_loss", "V loss", 3)],
     }
@@ -163,7 +137,8 @@ def build(session: Session) -> None:
     def shown(run: dict) -> dict:
         store = session.store
         found = curves(run["id"])
-        stages = engine.runs.stages_of(store, run["id"])
+        entered = engine.runs.stages_of(store, run["id"])
+        stages = stages_of(run["method"], run["config"])
         reward = run["result"].get("reward_model")
         report = engine.versions.once_made(store, reward)["facts"].get("report") if reward else None
         return {
@@ -171,18 +146,18 @@ def build(session: Session) -> None:
             "method": run["method"],
             "status": run["status"],
             "stage": run["stage"],
-            "stages": STAGES.get(run["method"], ["load", run["method"], "compare"]),
+            "stages": stages,
             "done": run["done"],
             "total": run["total"],
             "reason": run["reason"],
             "active": run["status"] not in engine.runs.ENDED,
             "resumable": run["status"] in engine.runs.RESUMABLE,
             "asked": run["asked"],
-            "left": time_left(run, stages, time.time()),
+            "left": time_left(run, entered, time.time()),
             "compared": "comparison" in run["result"],
             "curves": [
                 {"title": title, "digits": digits, "points": found.get(name, [])}
-                for name, title, digits in curves_of(run["method"])
+                for name, title, digits in curves_of(run["method"], stages)
             ],
             "report": report,
             "samples": engine.runs.samples_of(store, run["id"], 60),
@@ -196,7 +171,8 @@ def build(session: Session) -> None:
         for run_id in run_ids[:4]:
             run = engine.runs.get_run(session.store, run_id)
             drawn = curves(run_id)
-            titles = {title: drawn.get(name, []) for name, title, _ in curves_of(run["method"])}
+            charts = curves_of(run["method"], stages_of(run["method"], run["config"]))
+            titles = {title: drawn.get(name, []) for name, title, _ in charts}
             found.append({"id": run_id, "method": run["method"], "curves": titles})
         return found
 
@@ -219,7 +195,9 @@ def build(session: Session) -> None:
         return [[name, LABELS[name], engine.launcher.METHODS[name]] for name in LABELS]
 
     def preset_of(preset: str) -> dict:
-        return settings_of(preset, engine.feedback_log.compared(session.store), blocks_of(session.version))
+        compared = engine.feedback_log.compared(session.store)
+        settled = engine.read_config({}).settled(compared).as_dict()
+        return changed(settled, engine.presets.preset(preset, compared))
 
     def offered(method: str, preset: str) -> dict:
         """The settings of a method as the preset has them."""
@@ -233,12 +211,14 @@ def build(session: Session) -> None:
         return {"settings": shown}
 
     def cost(method: str, preset: str, given: dict) -> dict:
-        """What the run that is set up would take; where that is long, also the seconds ("direct") of learning from the
-        same rankings without a reward model."""
+        """What the run that is set up would take; where that is long, also the seconds of shorter ways: the same run's
+        "quick" preset, and "direct", from the rankings without a reward model."""
         taken = takes(method, preset, given)
         long = method == "improve" and (taken["seconds"] or 0) > LONG
-        ranked = engine.feedback_log.compared(session.store) > 0
-        return taken | {"direct": takes("dpo", preset, {})["seconds"] if long and ranked else None}
+        if not long or not engine.feedback_log.compared(session.store):
+            return taken | {"quick": None, "direct": None}
+        quick = None if preset == "quick" else takes(method, "quick", {})["seconds"]
+        return taken | {"quick": quick, "direct": takes("dpo", preset, {})["seconds"]}
 
     def takes(method: str, preset: str, given: dict) -> dict:
         """Gigabytes of a run at its most hungry stage, in what precision, and seconds; None if unknown."""
@@ -249,7 +229,7 @@ def build(session: Session) -> None:
         machine = engine.memory_in_use(device)
         free = machine["total"] - machine["used"]
         feedback = counts["ranking"] + counts["edit"] + counts["rating"]
-        stages = engine.estimates.stages_of(method)
+        stages = engine.estimates.stages_of(method, config)
         needs = None
         seconds = engine.timing.seconds(session.store, method, config, version["base_fingerprint"], feedback)
         judged = "machine" if seconds is None else "earlier run"
