@@ -119,6 +119,8 @@ def test_presets_go_from_few_steps_to_many_and_only_the_quick_one_begins_with_dp
     assert thorough["sft.min_steps"] == 2 * engine.read_config({}).sft.min_steps
     assert [one["ppo.warm_start"] for one in (quick, balanced, thorough)] == [True, False, False]
     assert not any(name.startswith(("reward.", "dpo.")) for name in quick), "what PPO builds on is learned in full"
+    thumbs = presets.preset("quick", 0)  # nothing for DPO to learn from
+    assert (thumbs["ppo.updates"], thumbs["ppo.warm_start"]) == (30, False)
     assert presets.assignments("balanced", 100) == []
     assert engine.parse_settings(presets.assignments("quick", 100))["ppo"]["warm_start"] is True
     with pytest.raises(engine.UserError, match="Choose one of quick, balanced, thorough"):
