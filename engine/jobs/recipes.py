@@ -169,8 +169,8 @@ def run_reward(job: Job) -> None:
 def _online(job: Job, stage: str, roles: Roles, start: str | None, reference: str | None, scorer: Scorer) -> None:
     """PPO or the policy gradient against `scorer`, from `start` and near `reference`, then the comparison.
 
-    With a warm start DPO takes the first steps: it learns in seconds most of what the rankings say, and PPO goes on from
-    there (docs/trials.md, "PPO from where DPO ends").
+    With a warm start DPO takes the first steps: it learns in seconds most of what the rankings say, and PPO goes on
+    from there (docs/trials.md, "PPO from where DPO ends").
     """
     settings = getattr(job.config, stage)
     prompts, kept = questions.practised(job.store, roles, job.config, settings.longest)
