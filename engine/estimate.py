@@ -84,13 +84,11 @@ def memory(
     return {**parts, "total": kept + peak + (0.0 if short else beside)}
 
 
-def stages_of(method: str, config: RunConfig | None = None) -> tuple[str, ...]:
-    """The stages of a run with those settings (the usual ones) whose memory can be estimated, in their order."""
-    if method not in ("improve", *STAGES) or method == "pretrain":
-        return ()
-    learns = "ppo" if method == "improve" else method
-    judged = ("reward",) if method == "improve" else ()
-    return (*judged, *(("dpo",) if (config or RunConfig()).warm(learns) else ()), learns)
+def stages_of(method: str) -> tuple[str, ...]:
+    """The stages of a run whose memory can be estimated."""
+    if method == "improve":
+        return ("reward", "ppo")
+    return (method,) if method in STAGES and method != "pretrain" else ()
 
 
 def most(shape: Shape, config: RunConfig, stages: Sequence[str], usual: str, device: str = "cpu") -> float:

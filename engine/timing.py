@@ -15,7 +15,7 @@ from functools import cache
 import numpy as np
 
 from engine.estimate import ANSWERED, PROMPT, stages_of
-from engine.jobs.config import STAGES, RunConfig, read_config
+from engine.jobs.config import RunConfig, read_config
 from engine.methods.settings import RANKED, PPOConfig, PretrainConfig, ReinforceConfig
 from engine.models.precision import fastest, known
 from engine.models.shape import Shape
@@ -75,24 +75,17 @@ def seconds(store: Store, method: str, config: RunConfig, base_fingerprint: str,
         base_fingerprint,
         LOOKED_BACK,
     )
-    each, stages = examples_each(store, config, method), stages_of(method, config)
-    told = [
-        _scaled(store, {**row, "used": round(row["used"] * each)}, config, round(feedback * each), stages)
-        for row in rows
-    ]
+    each = examples_each(store, config, method)
+    told = [_scaled(store, {**row, "used": round(row["used"] * each)}, config, round(feedback * each)) for row in rows]
     return min(told, key=lambda one: one[0])[1] if told else None
 
 
-def _scaled(store: Store, row: dict, config: RunConfig, feedback: int, stages: tuple[str, ...]) -> tuple[float, float]:
-    """(how unlike the run of `row` is in what it did, seconds that its pace makes of `config`, which has `stages`
-    between loading and comparing)."""
+def _scaled(store: Store, row: dict, config: RunConfig, feedback: int) -> tuple[float, float]:
+    """(how unlike the run of `row` is in what it did, seconds that its pace makes of `config`)."""
     before = read_config(json.loads(row["config"]))
-    did = runs.stages_of(store, row["id"])
-    unlike, total = float(len(set(stages) - {stage["name"] for stage in did})), 0.0
-    for stage in did:
-        if stage["name"] in STAGES and stages and stage["name"] not in stages:
-            unlike += 1  # what it began with, this one does not
-        elif stage["ended"]:
+    unlike = total = 0.0
+    for stage in runs.stages_of(store, row["id"]):
+        if stage["ended"]:
             ratio = work(config, stage["name"], feedback) / work(before, stage["name"], row["used"])
             unlike += abs(math.log(ratio))
             total += (stage["ended"] - stage["started"]) * ratio
@@ -171,7 +164,7 @@ class Clock:
 
 def first_seconds(store: Store, method: str, config: RunConfig, shape: Shape, feedback: int) -> float | None:
     """How long a run on this machine's CPU will take, no run before it; None where its method has no estimate."""
-    stages = stages_of(method, config)
+    stages = stages_of(method)
     if not stages:
         return None
     if method != "reward":  # what ends in a policy is compared with what it began as

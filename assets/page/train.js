@@ -197,20 +197,15 @@ function drawCharts(run) {
 async function offerWays() {
   const ways = await call("ways");
   if (!ways) return; // asked for again with the next refresh
-  const tell = () => {
-    const short = preset.value === "quick" && ["improve", "ppo", "reinforce"].includes(method.value);
-    const [, , does] = ways.find(([name]) => name === method.value) || ["", "", ""];
-    what.textContent = [does, short && "Quick begins with what DPO learns from your rankings, and answers anew only a few times."].filter(Boolean).map((one) => t(one)).join(" ");
-    offerSettings();
-  };
   const describe = () => {
     textPath.hidden = method.value !== "pretrain";
+    what.textContent = t((ways.find(([name]) => name === method.value) || ["", "", ""])[2]);
     given = {};
-    tell();
+    offerSettings();
   };
   fill(method, ways.map(([name, label]) => el("option", { value: name }, t(label))));
   method.addEventListener("change", describe);
-  preset.addEventListener("change", tell);
+  preset.addEventListener("change", offerSettings);
   describe();
 }
 

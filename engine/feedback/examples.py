@@ -1,7 +1,7 @@
 """What the methods learn from, whatever kind of feedback it came from."""
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
@@ -59,11 +59,6 @@ def held_out(prompt: Prompt, share: float) -> bool:
 
 def _digest(prompt: Prompt) -> bytes:
     return hashlib.sha256(repr([list(turn) for turn in prompt]).encode()).digest()
-
-
-def prefers(rankings: Iterable[Ranking]) -> bool:
-    """Whether any of `rankings` says of an answer that it is better than another."""
-    return any(len(set(r.ranks)) > 1 for r in rankings)
 
 
 def split_by_prompt(examples: Sequence[Example], share: float) -> tuple[list[Example], list[Example]]:

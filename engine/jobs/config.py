@@ -73,11 +73,6 @@ class RunConfig:
             compare=replace(self.compare, temperature=self.compare.temperature or usual.temperature),
         )
 
-    def warm(self, stage: str) -> bool:
-        """Whether the policy of `stage` begins with what DPO learns. Who brings a function may have ranked for another
-        taste."""
-        return getattr(getattr(self, stage), "warm_start", False) and not self.reward_function
-
     @property
     def sampling(self) -> Sampling:
         """How answers are drawn for normalising and comparing."""

@@ -99,7 +99,7 @@ def set_machine(config: RunConfig) -> None:
 
 def fit_to_machine(job: Job) -> None:
     """Choose by the estimate what the run's settings leave open, and note in the log what was chosen."""
-    device, stages = choose_device(), estimate.stages_of(job.run["method"], job.config)
+    device, stages = choose_device(), estimate.stages_of(job.run["method"])
     if not stages:
         return  # nothing is known of what it takes: loading chooses by the weights alone
     free = free_memory(device)

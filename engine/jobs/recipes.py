@@ -8,7 +8,7 @@ from typing import Any
 from engine.errors import UserError
 from engine.evaluation.compare import Item, compare
 from engine.evaluation.reward_report import reward_report
-from engine.feedback.examples import Ranking, prefers, split_by_prompt
+from engine.feedback.examples import split_by_prompt
 from engine.feedback.gather import gather_rankings, gather_valued
 from engine.jobs import questions
 from engine.jobs.config import RunConfig
@@ -37,24 +37,17 @@ from engine.workspace import Workspace
 MEASURED_FROM = 40  # rankings; with fewer, a reward model learns from all of them
 
 
-def rankings_of(job: Job) -> tuple[list[Ranking], list[Ranking]]:
-    """(the rankings that are learned from, those that a reward model is measured with).
-
-    A measurement on five rankings would say next to nothing, and they are a good part of what there is to learn from.
-    """
-    rankings = gather_rankings(job.store)
-    share = job.config.reward.held_out if len(rankings) >= MEASURED_FROM else 0.0
-    return split_by_prompt(rankings, share) if share else (rankings, [])
-
-
 def make_reward(job: Job, roles: Roles, start: str | None, reference: str | None) -> RewardModel:
     """Train a reward model on the store's feedback and keep it as a version; one already made is taken up."""
     if done := job.made("reward_model"):
         return load_reward(roles, job.workspace.model(done))
-    train, test = rankings_of(job)
+    rankings = gather_rankings(job.store)
     graded = [v for v in gather_valued(job.store) if v.grade is not None]
-    if not train and not graded:
+    if not rankings and not graded:
         raise UserError("There is no feedback to learn from yet. Rank or edit some answers in Chat first.")
+    # A measurement on five rankings would say next to nothing, and they are a good part of what there is to learn from.
+    share = job.config.reward.held_out if len(rankings) >= MEASURED_FROM else 0.0
+    train, test = split_by_prompt(rankings, share) if share else (rankings, [])
     kept_back = {r.prompt for r in test}
     ratings = [v for v in graded if v.prompt not in kept_back]
     job.used([*train, *ratings], test)
@@ -167,11 +160,7 @@ def run_reward(job: Job) -> None:
 
 
 def _online(job: Job, stage: str, roles: Roles, start: str | None, reference: str | None, scorer: Scorer) -> None:
-    """PPO or the policy gradient against `scorer`, from `start` and near `reference`, then the comparison.
-
-    With a warm start DPO takes the first steps: it learns in seconds most of what the rankings say, and PPO goes on
-    from there (docs/trials.md, "PPO from where DPO ends").
-    """
+    """PPO or the policy gradient against `scorer`, from `start` and near `reference`, then the comparison."""
     settings = getattr(job.config, stage)
     prompts, kept = questions.practised(job.store, roles, job.config, settings.longest)
     if settings.select_every:  # what the best policy is chosen by, it must not have practised on
@@ -181,16 +170,11 @@ def _online(job: Job, stage: str, roles: Roles, start: str | None, reference: st
         examples = worth_copying(gather_valued(job.store), job.config.sft)
         extra["extra_loss"] = demonstration_loss(roles, examples, job.config.sft)
     train: Any = train_ppo if stage == "ppo" else train_reinforce
-    ranked = rankings_of(job)[0] if job.config.warm(stage) else []
-    if job.run["method"] != "improve":  # whose reward model has noted it
-        job.used(ranked, [])
-
-    def learn(folder: Path) -> dict[str, float]:
-        if prefers(ranked) and not checkpoint.exists(folder):
-            train_dpo(roles, ranked, job.config.dpo, reference, job.context, job.checkpoints("dpo"))
-        return train(roles, scorer, prompts, settings, reference, job.context, folder, kept, **extra)
-
-    compare_with_parent(job, roles, start, make_policy(job, roles, start, stage, learn), scorer)
+    after = make_policy(
+        job, roles, start, stage,
+        lambda folder: train(roles, scorer, prompts, settings, reference, job.context, folder, kept, **extra),
+    )  # fmt: skip
+    compare_with_parent(job, roles, start, after, scorer)
 
 
 def run_ppo(job: Job) -> None:

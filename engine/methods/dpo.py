@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from engine.errors import UserError
-from engine.feedback.examples import Ranking, Valued, prefers
+from engine.feedback.examples import Ranking, Valued
 from engine.methods import losses
 from engine.methods.settings import DPOConfig
 from engine.methods.sft import encode
@@ -75,7 +75,7 @@ def train_dpo(
 
     Raises UserError where the rankings prefer nothing over anything.
     """
-    if not prefers(rankings):
+    if not any(len(set(r.ranks)) > 1 for r in rankings):
         raise UserError("The feedback says of no answer that it is better than another. Rank or edit some answers.")
     examples = prepare(roles, reference, rankings, config.max_length)
     groups = [{"params": roles.parameters("policy"), "lr": config.rate(roles.blocks)}]

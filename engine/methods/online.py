@@ -173,8 +173,8 @@ def train_online(
         drawn, kl = experience.rollout, float(experience.kl.mean())
         if update == 0 and 0 < config.kl_budget < kl:
             raise UserError(
-                f"The policy is {kl:.1f} nats from the reference as {stage} begins, further than {stage}.kl_budget "
-                "allows. Set it higher, or to 0."
+                f"The policy that this round begins with is {kl:.1f} nats from the reference, further than "
+                f"{stage}.kl_budget allows. Set it higher, or to 0."
             )
         figures = learner.learn(experience, rng.randrange(2**31))
         figures |= {

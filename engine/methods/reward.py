@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from engine.errors import UserError
-from engine.feedback.examples import Ranking, Valued, messages_of, prefers
+from engine.feedback.examples import Ranking, Valued, messages_of
 from engine.methods import losses
 from engine.methods.settings import RewardConfig
 from engine.models.chat import Message, encode_prompt, encode_response, next_turn
@@ -240,7 +240,7 @@ def train_reward(
     context = context or Silent()
     if len({v.grade for v in ratings}) < 2:
         ratings = ()  # nothing on the scale to tell apart
-    if not ratings and not prefers(train):
+    if not ratings and not any(len(set(r.ranks)) > 1 for r in train):
         raise UserError("The feedback says of no answer that it is better than another. Rank or edit some answers.")
     examples: list[Ranking | Valued] = [*train, *ratings]
     members: list[tuple[str, RewardHead]] = []

@@ -152,9 +152,6 @@ class OnlineConfig:
     optimizer: Optimizer = setting("adamw", OPTIMIZER)
     final_rate: Share = setting(0.1, "Share of the learning rates that is left at the end, after a linear decay.")
     rank: Count = setting(16, "Rank of the policy's adapter.")
-    warm_start: bool = setting(
-        False, "The policy begins with what DPO learns from the same rankings, and needs few updates more."
-    )
     kl_coefficient: NotNegative = setting(0.15, "Price of a nat of KL to the reference, at the start.")
     kl_target: Positive = setting(3.0, "KL to steer for, nats per answer.")
     # Much shorter, and the KL swings about its target.

@@ -203,7 +203,7 @@ def run_demo(
     annotator = SimulatedAnnotator(prefer)
     if not 2 <= labels <= len(load_prompts("everyday")):
         raise UserError(f"--labels goes from 2 to {len(load_prompts('everyday'))}.")
-    chosen = presets.assignments(preset, labels)
+    chosen = presets.assignments(preset, labels, "pocket")
     config = parse_settings([*chosen, f"compare.prompts={COMPARED}", f"seed={seed}", *assignments])
     store = Store(workspace.database)
     if feedback.counts(store)["prompts"]:
@@ -243,7 +243,7 @@ def run_demo(
     seconds: dict[str, float] = {}
     for run in ran:
         seconds |= launch.summary(store, run["id"])["seconds"]
-    stages = [stage for name in RUNS[method] for stage in stages_of(name, read_config(config))]
+    stages = [stage for name in RUNS[method] for stage in stages_of(name)]
     return {
         "labels": labels,
         "prefer": prefer,

@@ -16,7 +16,7 @@ from studio.commands.following import follow, outcome
 @click.option("--base", help="What to start from: a model version, a folder, or a cached model.")
 @click.option(
     "--preset", type=click.Choice(list(engine.presets.EFFORT)), default="balanced", show_default=True,
-    help="How thorough: in a quick run PPO begins with what DPO learns; a thorough one has twice the steps.",
+    help="How thorough: quick takes a quarter of PPO's updates, longer ones; thorough twice the steps.",
 )  # fmt: skip
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Change a setting, such as ppo.updates=20.")
 @click.option(
@@ -34,14 +34,15 @@ def train(space, store, method: str, base, preset, settings, reward_function, de
         if not colon or not Path(path).is_file():
             raise engine.UserError(f'There is no reward function "{reward_function}". Write it as file.py:name.')
         settings = [*settings, f"reward_function={Path(path).resolve()}:{name}"]
-    chosen = engine.presets.assignments(preset, engine.feedback_log.compared(store))
+    parent = version_of(store, base)
+    chosen = engine.presets.assignments(preset, engine.feedback_log.compared(store), parent["base"])
     config = engine.parse_settings([*chosen, *settings], method)
     if method in engine.launcher.NEEDS_FEEDBACK and not engine.feedback_log.counts(store)["prompts"]:
         raise engine.UserError(
             "There is no feedback in this workspace yet. Rank some answers on the page first, "
             "or try `rlhf-studio demo`."
         )
-    run_id = engine.launcher.start(space, store, method, config, version_of(store, base)["id"])
+    run_id = engine.launcher.start(space, store, method, config, parent["id"])
     if not detach:
         follow(space, store, run_id)
     result = engine.launcher.summary(store, run_id)

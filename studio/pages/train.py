@@ -71,11 +71,7 @@ def time_left(run: dict, stages: list[dict], now: float) -> float | None:
     return spent / run["done"] * (run["total"] - run["done"])
 
 
-def stages_of(method: str, config: dict) -> list[str]:
-    """The stages of a run of `method`, whose settings are `config`, as its bar shows them."""
-    learns = engine.estimates.stages_of(method, engine.read_config(config)) or (method,)
-    return ["load", *learns, *(() if method in ("reward", "compare") else ("compare",))]
-
+STAGES = {"improve": ["load", "reward", "ppo", "compare"], "reward": ["load", "reward"]}
 
 # The stages whose settings a method reads, beside those of the run itself.
 SETTINGS = {"improve": ["reward", "ppo", "compare"], "reward": ["reward"]}
@@ -96,9 +92,8 @@ def changed(values: dict, given: dict) -> dict:
     return engine.read_config(values).as_dict()
 
 
-def curves_of(method: str, stages: list[str]) -> list[tuple[str, str, int]]:
-    """(metric, title, digits) of the charts that a run of `method` with those stages has."""
-    agreement = ("dpo/accuracy", "Rankings it agrees with", 2)
+def curves_of(method: str) -> list[tuple[str, str, int]]:
+    """(metric, title, digits) of the charts a run of `method` has."""
     reward = [("reward/loss", "Reward model loss", 3), ("reward/accuracy", "Reward model accuracy, while it learns", 2)]
     if method == "reward":
         return reward
@@ -106,7 +101,6 @@ def curves_of(method: str, stages: list[str]) -> list[tuple[str, str, int]]:
         stage = "ppo" if method == "improve" else method
         return [
             *(reward[1:] if method == "improve" else []),
-            *([agreement] if "dpo" in stages else []),
             (f"{stage}/reward", "Reward", 2),
             (f"{stage}/kl", "KL to the reference, nats", 2),
             (f"{stage}/length", "Answer length, tokens", 0),
@@ -114,7 +108,7 @@ def curves_of(method: str, stages: list[str]) -> list[tuple[str, str, int]]:
             *([(f"{stage}/value_loss", "Value loss", 3)] if stage == "ppo" else []),
         ]
     more = {
-        "dpo": [agreement],
+        "dpo": [("dpo/accuracy", "Rankings it agrees with", 2)],
         "kto": [("kto/accuracy", "Answers it puts on the right side", 2)],
         "ilql": [("ilql/q_loss", "Q loss", 3), ("ilql/v_loss", "V loss", 3)],
     }
@@ -137,8 +131,7 @@ def build(session: Session) -> None:
     def shown(run: dict) -> dict:
         store = session.store
         found = curves(run["id"])
-        entered = engine.runs.stages_of(store, run["id"])
-        stages = stages_of(run["method"], run["config"])
+        stages = engine.runs.stages_of(store, run["id"])
         reward = run["result"].get("reward_model")
         report = engine.versions.once_made(store, reward)["facts"].get("report") if reward else None
         return {
@@ -146,18 +139,18 @@ def build(session: Session) -> None:
             "method": run["method"],
             "status": run["status"],
             "stage": run["stage"],
-            "stages": stages,
+            "stages": STAGES.get(run["method"], ["load", run["method"], "compare"]),
             "done": run["done"],
             "total": run["total"],
             "reason": run["reason"],
             "active": run["status"] not in engine.runs.ENDED,
             "resumable": run["status"] in engine.runs.RESUMABLE,
             "asked": run["asked"],
-            "left": time_left(run, entered, time.time()),
+            "left": time_left(run, stages, time.time()),
             "compared": "comparison" in run["result"],
             "curves": [
                 {"title": title, "digits": digits, "points": found.get(name, [])}
-                for name, title, digits in curves_of(run["method"], stages)
+                for name, title, digits in curves_of(run["method"])
             ],
             "report": report,
             "samples": engine.runs.samples_of(store, run["id"], 60),
@@ -171,8 +164,7 @@ def build(session: Session) -> None:
         for run_id in run_ids[:4]:
             run = engine.runs.get_run(session.store, run_id)
             drawn = curves(run_id)
-            charts = curves_of(run["method"], stages_of(run["method"], run["config"]))
-            titles = {title: drawn.get(name, []) for name, title, _ in charts}
+            titles = {title: drawn.get(name, []) for name, title, _ in curves_of(run["method"])}
             found.append({"id": run_id, "method": run["method"], "curves": titles})
         return found
 
@@ -197,7 +189,7 @@ def build(session: Session) -> None:
     def preset_of(preset: str) -> dict:
         compared = engine.feedback_log.compared(session.store)
         settled = engine.read_config({}).settled(compared).as_dict()
-        return changed(settled, engine.presets.preset(preset, compared))
+        return changed(settled, engine.presets.preset(preset, compared, session.version["base"]))
 
     def offered(method: str, preset: str) -> dict:
         """The settings of a method as the preset has them."""
@@ -215,10 +207,9 @@ def build(session: Session) -> None:
         "quick" preset, and "direct", from the rankings without a reward model."""
         taken = takes(method, preset, given)
         long = method == "improve" and (taken["seconds"] or 0) > LONG
-        if not long or not engine.feedback_log.compared(session.store):
-            return taken | {"quick": None, "direct": None}
-        quick = None if preset == "quick" else takes(method, "quick", {})["seconds"]
-        return taken | {"quick": quick, "direct": takes("dpo", preset, {})["seconds"]}
+        ranked = engine.feedback_log.compared(session.store) > 0
+        quick = takes(method, "quick", {})["seconds"] if long and preset != "quick" else None
+        return taken | {"quick": quick, "direct": takes("dpo", preset, {})["seconds"] if long and ranked else None}
 
     def takes(method: str, preset: str, given: dict) -> dict:
         """Gigabytes of a run at its most hungry stage, in what precision, and seconds; None if unknown."""
@@ -229,7 +220,7 @@ def build(session: Session) -> None:
         machine = engine.memory_in_use(device)
         free = machine["total"] - machine["used"]
         feedback = counts["ranking"] + counts["edit"] + counts["rating"]
-        stages = engine.estimates.stages_of(method, config)
+        stages = engine.estimates.stages_of(method)
         needs = None
         seconds = engine.timing.seconds(session.store, method, config, version["base_fingerprint"], feedback)
         judged = "machine" if seconds is None else "earlier run"

@@ -81,11 +81,10 @@ def test_an_unknown_model_is_said_to_be_unknown(tmp_path):
         shape_of(tmp_path)
 
 
-def finished(store, base_version, config, seconds, dpo=0):
-    """A run of `improve` that took so long, five seconds of it for loading and so many for DPO."""
+def finished(store, base_version, config, seconds):
+    """A run of `improve` that took so long, five seconds of it for loading."""
     run = runs.add_run(store, "improve", config.as_dict(), base_version)
-    begun = [("dpo", 5, 5 + dpo)] if dpo else []
-    for name, start, end in (("load", 0, 5), *begun, ("ppo", 5 + dpo, seconds)):
+    for name, start, end in (("load", 0, 5), ("ppo", 5, seconds)):
         store.db.execute("INSERT INTO stages VALUES (?, ?, ?, ?)", (run, name, start, end))
     store.update("runs", run, status="finished")
 
@@ -103,20 +102,6 @@ def test_time_is_scaled_from_the_run_that_did_the_most_alike(store, base_version
     # A trial on two answers came after it: it paid for every start, and tells less of a run like the first.
     finished(store, base_version, read_config({"ppo": {"updates": 1, "episodes": 2}}), 25)
     assert timing.seconds(store, "improve", twice, fingerprint, 50) == pytest.approx(205)
-
-
-def test_a_run_is_told_by_one_that_began_as_it_does(store, base_version):
-    fingerprint = engine.versions.get_version(store, base_version)["base_fingerprint"]
-    cold, warm = (read_config({"ppo": {"updates": 10, "warm_start": start}}) for start in (False, True))
-
-    def told(config):
-        return timing.seconds(store, "improve", config, fingerprint, 0)
-
-    finished(store, base_version, warm, 115, dpo=10)
-    assert told(warm) == pytest.approx(115)
-    assert told(cold) == pytest.approx(105), "less what DPO took"
-    finished(store, base_version, cold, 205)
-    assert (told(warm), told(cold)) == pytest.approx((115, 205))
 
 
 def test_what_learns_from_each_answer_is_told_by_the_answers_that_were_judged(store, base_version, pocket_base):

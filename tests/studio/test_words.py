@@ -51,7 +51,7 @@ def test_what_the_studio_offers():
     offered |= {engine.launcher.METHODS[name] for name in train.LABELS}
     offered |= set(data.FILTERS.values()) | set(data.EXPORTS.values()) | set(engine.feedback_log.TAGS)
     offered.add(engine.shelf.REPLACED)
-    offered |= {title for method in train.LABELS for _, title, _ in train.curves_of(method, ["dpo"])}
+    offered |= {title for method in train.LABELS for _, title, _ in train.curves_of(method)}
     offered |= {one["meaning"] for stage in ("", "compare", *STAGES) for one in described_settings(stage)}
     assert untranslated(offered) == []
 
