@@ -27,17 +27,18 @@ def preset(name: str, compared: int, base: str) -> dict[str, int | float]:
     """
     if name not in EFFORT:
         raise UserError(f'There is no preset "{name}". Choose one of {", ".join(EFFORT)}.')
-    rate = adapter_rate(QUICK_RATE, blocks_of(base))
     effort, usual = EFFORT[name], RunConfig().settled(compared).as_dict()
     values: dict[str, int | float] = {"compare.prompts": int(usual["compare"]["prompts"] * effort)}
     for stage in STAGES:
         own = usual[stage]
         if "updates" in own:
             values[f"{stage}.updates"] = int(own["updates"] * effort)
-            if name == "quick":
-                values |= {f"{stage}.updates": QUICK_UPDATES, f"{stage}.learning_rate": rate}
         elif "min_steps" in own and (effort > 1 or stage == "reward"):
             values |= {f"{stage}.{bound}": int(own[bound] * effort) for bound in ("epochs", "min_steps", "max_steps")}
+    if name == "quick":
+        rate = adapter_rate(QUICK_RATE, blocks_of(base))
+        for stage in ("ppo", "reinforce"):
+            values |= {f"{stage}.updates": QUICK_UPDATES, f"{stage}.learning_rate": rate}
     return values
 
 
