@@ -34,14 +34,14 @@ def train(space, store, method: str, base, preset, settings, reward_function, de
         if not colon or not Path(path).is_file():
             raise engine.UserError(f'There is no reward function "{reward_function}". Write it as file.py:name.')
         settings = [*settings, f"reward_function={Path(path).resolve()}:{name}"]
+    parent = version_of(store, base)
+    chosen = engine.presets.assignments(preset, engine.feedback_log.compared(store), parent["base"])
+    config = engine.parse_settings([*chosen, *settings], method)
     if method in engine.launcher.NEEDS_FEEDBACK and not engine.feedback_log.counts(store)["prompts"]:
         raise engine.UserError(
             "There is no feedback in this workspace yet. Rank some answers on the page first, "
             "or try `rlhf-studio demo`."
         )
-    parent = version_of(store, base)
-    chosen = engine.presets.assignments(preset, engine.feedback_log.compared(store), parent["base"])
-    config = engine.parse_settings([*chosen, *settings], method)
     run_id = engine.launcher.start(space, store, method, config, parent["id"])
     if not detach:
         follow(space, store, run_id)
