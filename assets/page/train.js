@@ -129,7 +129,7 @@ function settingsOf(config) {
     if (value && typeof value === "object") for (const [key, v] of Object.entries(value)) flat.push([`${name}.${key}`, v]);
     else flat.push([name, value]);
   }
-  return el("dl", { class: "settings-list" }, flat.map(([name, value]) => [el("dt", {}, name), verbatim("dd", value === null || value === "" ? "–" : String(value))]));
+  return el("dl", { class: "settings-list" }, flat.map(([name, value]) => el("div", {}, el("dt", {}, name), verbatim("dd", value === null || value === "" ? "–" : String(value)))));
 }
 
 /** The same few questions, each with its newest answer; how they were answered before folds away below. */

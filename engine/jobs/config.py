@@ -62,16 +62,18 @@ class RunConfig:
     def as_dict(self) -> dict:
         return asdict(self)
 
-    def settled(self, feedback: int, usual: Sampling = BUILT_IN) -> Self:
-        """The same with what hangs on how many rankings and edits there are (a reward function needs none) and on how
-        answers are drawn as a rule."""
+    def settled(self, feedback: int, usual: Sampling = BUILT_IN, blocks: int | None = None) -> Self:
+        """The same with what hangs on how many rankings and edits there are (a reward function needs none), on how
+        answers are drawn as a rule, and on how many blocks the model has, where that is known."""
         worth = 0 if self.reward_function else feedback
-        return replace(
+        found = replace(
             self,
             ppo=self.ppo.settled(worth, usual),
             reinforce=self.reinforce.settled(worth, usual),
             compare=replace(self.compare, temperature=self.compare.temperature or usual.temperature),
         )
+        stages: dict[str, Any] = {name: getattr(found, name) for name in STAGES if blocks}
+        return replace(found, **{name: replace(own, learning_rate=own.rate(blocks)) for name, own in stages.items()})
 
     @property
     def sampling(self) -> Sampling:

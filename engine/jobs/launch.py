@@ -4,11 +4,13 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import psutil
 
 from engine.errors import UserError
 from engine.jobs.config import RunConfig, read_config
+from engine.models.shape import blocks_of
 from engine.sampling.settings import usual_sampling
 from engine.store import feedback, models, runs
 from engine.store.db import Store, now
@@ -43,7 +45,7 @@ def start(workspace: Workspace, store: Store, method: str, config: dict, parent_
 def settled(store: Store, config: RunConfig, parent: dict) -> RunConfig:
     """`config` with what it leaves to the feedback that there is and to the version that it starts from."""
     usual = usual_sampling(parent["base"], feedback.longest_judged(store))
-    return config.settled(feedback.compared(store), usual)
+    return config.settled(feedback.compared(store), usual, blocks_of(Path(parent["base"])))
 
 
 def resume(workspace: Workspace, store: Store, run_id: int) -> None:

@@ -1,29 +1,22 @@
 """How thorough a run is: presets of its settings. Needs no torch."""
 
+from pathlib import Path
+
 from engine.errors import UserError
 from engine.jobs.config import STAGES, RunConfig, known_settings
-from engine.models.find import find_base
-from engine.models.shape import shape_of
+from engine.models.shape import blocks_of
 from engine.training.settings import BLOCKS, adapter_rate
 
 EFFORT = {"quick": 0.5, "balanced": 1.0, "thorough": 2.0}  # shares of the usual steps and compared prompts
 QUICK_UPDATES, QUICK_RATE = 15, 1e-3  # steps so few have to be longer
 
 
-def blocks_of(base: str) -> int:
-    """How many blocks the base has that lies there, or is named so."""
-    try:
-        return shape_of(find_base(base)).layers
-    except (UserError, KeyError):
-        return BLOCKS  # of a kind that is not known; a run on it says so
-
-
-def preset(name: str, compared: int, base: str) -> dict[str, int | float]:
+def preset(name: str, compared: int, base: Path) -> dict[str, int | float]:
     """The settings of the preset `name`, such as {"ppo.updates": 15}.
 
     A thorough run takes more steps and compares more prompts, a quick one fewer; but what the policy learns from stored
-    answers is quick as it is. compared: how many rankings and edits there are; base: what is trained. Raises UserError
-    where there is no such preset.
+    answers is quick as it is. compared: how many rankings and edits there are; base: the folder of what is trained.
+    Raises UserError where there is no such preset.
     """
     if name not in EFFORT:
         raise UserError(f'There is no preset "{name}". Choose one of {", ".join(EFFORT)}.')
@@ -36,13 +29,13 @@ def preset(name: str, compared: int, base: str) -> dict[str, int | float]:
         elif "min_steps" in own and (effort > 1 or stage == "reward"):
             values |= {f"{stage}.{bound}": int(own[bound] * effort) for bound in ("epochs", "min_steps", "max_steps")}
     if name == "quick":
-        rate = adapter_rate(QUICK_RATE, blocks_of(base))
+        rate = adapter_rate(QUICK_RATE, blocks_of(base) or BLOCKS)  # a run says where a base is not whole
         for stage in ("ppo", "reinforce"):
             values |= {f"{stage}.updates": QUICK_UPDATES, f"{stage}.learning_rate": rate}
     return values
 
 
-def assignments(name: str, compared: int, base: str) -> list[str]:
+def assignments(name: str, compared: int, base: Path) -> list[str]:
     """What `preset` has that a run would not have by itself, as `parse_settings` takes it."""
     usual = known_settings()
     chosen = preset(name, compared, base) if name != "balanced" else {}

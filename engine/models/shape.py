@@ -79,6 +79,15 @@ def reach(folder: Path) -> int | None:
     return config.get("max_position_embeddings") or config.get("n_positions")
 
 
+def blocks_of(folder: Path) -> int | None:
+    """How many blocks the model has; None where its config.json does not say."""
+    try:
+        config = _config_of(folder)
+    except (OSError, ValueError):
+        return None
+    return config.get("num_hidden_layers") or config.get("n_layer")
+
+
 def shape_of(folder: Path) -> Shape:
     """Read a model's shape from config.json. Raises UserError where it is not a transformer of a known, dense kind."""
     try:

@@ -21,6 +21,7 @@ from engine.jobs.recipes import compare_versions
 from engine.methods.active import most_different, most_telling
 from engine.methods.reward import accuracy, load_reward, train_reward
 from engine.methods.settings import RewardConfig
+from engine.models.find import POCKET
 from engine.models.load import load_base
 from engine.models.roles import Roles
 from engine.pocket.annotator import SimulatedAnnotator
@@ -203,7 +204,7 @@ def run_demo(
     annotator = SimulatedAnnotator(prefer)
     if not 2 <= labels <= len(load_prompts("everyday")):
         raise UserError(f"--labels goes from 2 to {len(load_prompts('everyday'))}.")
-    chosen = presets.assignments(preset, labels, "pocket")
+    chosen = presets.assignments(preset, labels, POCKET)
     config = parse_settings([*chosen, f"compare.prompts={COMPARED}", f"seed={seed}", *assignments])
     store = Store(workspace.database)
     if feedback.counts(store)["prompts"]:

@@ -35,7 +35,7 @@ def train(space, store, method: str, base, preset, settings, reward_function, de
             raise engine.UserError(f'There is no reward function "{reward_function}". Write it as file.py:name.')
         settings = [*settings, f"reward_function={Path(path).resolve()}:{name}"]
     parent = version_of(store, base)
-    chosen = engine.presets.assignments(preset, engine.feedback_log.compared(store), parent["base"])
+    chosen = engine.presets.assignments(preset, engine.feedback_log.compared(store), Path(parent["base"]))
     config = engine.parse_settings([*chosen, *settings], method)
     if method in engine.launcher.NEEDS_FEEDBACK and not engine.feedback_log.counts(store)["prompts"]:
         raise engine.UserError(

@@ -81,6 +81,12 @@ def settings_stages(method: str) -> list[str]:
     return [*SETTINGS.get(method, [method, "compare"]), ""]
 
 
+def used(run: dict) -> dict:
+    """Of the settings of a run those that its method reads."""
+    stages = settings_stages(run["method"])
+    return {name: value for name, value in run["config"].items() if name in stages or not isinstance(value, dict)}
+
+
 def changed(values: dict, given: dict) -> dict:
     """Settings `values` with those a person changed ("ppo.updates": 20) put in; checked."""
     for name, value in given.items():
@@ -154,7 +160,7 @@ def build(session: Session) -> None:
             ],
             "report": report,
             "samples": engine.runs.samples_of(store, run["id"], 60),
-            "config": run["config"],
+            "config": used(run),
             "log": engine.launcher.log_tail(session.workspace, run["id"], 40),
         }
 
@@ -189,7 +195,7 @@ def build(session: Session) -> None:
     def preset_of(preset: str) -> dict:
         compared = engine.feedback_log.compared(session.store)
         settled = engine.read_config({}).settled(compared).as_dict()
-        return changed(settled, engine.presets.preset(preset, compared, session.version["base"]))
+        return changed(settled, engine.presets.preset(preset, compared, Path(session.version["base"])))
 
     def offered(method: str, preset: str) -> dict:
         """The settings of a method as the preset has them."""

@@ -96,6 +96,10 @@ def test_the_loop_closes(studio, page):
         " [...run.querySelectorAll('details > .samples')].map(e => box(e).top - box(e.previousElementSibling).bottom)]}"
     )
     assert wider < 1 and len(gaps) > 0 and min(gaps) >= 0
+    told = page.locator(".settings-list")
+    assert told.locator("dt", has_text="dpo.").count() == 0, "no settings that this run does not read"
+    assert told.locator("dt:text-is('ppo.learning_rate') + dd").inner_text() == "0.001", "Quick's, in four blocks"
+    assert float(told.locator("dt:text-is('reward.learning_rate') + dd").inner_text()) > 0, "what it comes to"
 
     # Compare, blind.
     page.get_by_role("link", name="Compare before and after").click()

@@ -6,6 +6,7 @@ import time
 
 import pytest
 import torch
+from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
 
 import engine
 from engine.jobs import job, launch, recipes
@@ -339,6 +340,21 @@ def test_more_feedback_is_worth_more_updates(workspace, store, base_version, mon
     run = engine.launcher.start(workspace, store, "improve", engine.parse_settings([]), base_version)
     kept = runs.get_run(store, run)["config"]
     assert (kept["ppo"]["updates"], kept["reinforce"]["updates"]) == (90, 90)
+
+
+def test_a_run_keeps_the_learning_rates_that_it_takes(workspace, store, tmp_path, monkeypatch):
+    monkeypatch.setattr(launch, "_spawn", lambda *_: None)
+    experts = Qwen3MoeConfig(
+        vocab_size=300, hidden_size=16, intermediate_size=16, moe_intermediate_size=16, num_hidden_layers=8,
+        num_attention_heads=2, num_key_value_heads=1, head_dim=8, num_experts=2, num_experts_per_tok=1,
+    )  # fmt: skip
+    Qwen3MoeForCausalLM(experts).save_pretrained(tmp_path / "deep")
+    tiny_tokenizer().save_pretrained(tmp_path / "deep")
+    deep = engine.shelf.add_base(store, str(tmp_path / "deep"))
+    run = engine.launcher.start(workspace, store, "improve", engine.parse_settings(["dpo.learning_rate=0.1"]), deep)
+    kept = runs.get_run(store, run)["config"]
+    assert (kept["ppo"]["learning_rate"], kept["reward"]["learning_rate"]) == (2e-4, 2.5e-4), "half of four blocks'"
+    assert kept["dpo"]["learning_rate"] == 0.1, "as it was set"
 
 
 def test_a_model_practises_at_its_own_temperature(workspace, store, base_version, tmp_path, monkeypatch):
