@@ -156,6 +156,11 @@ class OnlineConfig:
     kl_target: Positive = setting(3.0, "KL to steer for, nats per answer.")
     # Much shorter, and the KL swings about its target.
     kl_horizon: Positive = setting(1000.0, "How slowly the price of KL is steered, in episodes.")
+    reference_temperature: Positive = setting(
+        0.9,
+        "Temperature at which the reference counts, at most: where practice is warmer, the policy grows surer of what "
+        "the reference finds likely.",
+    )
     kl_budget: NotNegative = setting(0.0, "KL at which training ends, nats per answer; 0 for no end.")
     pessimism: NotNegative = setting(
         0.0, "Standard deviations between the reward model's heads that are taken off its score."
@@ -171,6 +176,9 @@ class OnlineConfig:
         0, "Updates between looks at held-out prompts, the best of which is kept; 0 keeps the last."
     )
     max_grad_norm: Positive = setting(1.0, "Gradients longer than this are shortened to it.")
+    framed: Share = setting(
+        0.5, "Share of built-in questions that are practised with words around them; they are scored without."
+    )
     temperature: NotNegative = setting(
         0.0, "Temperature at which the policy answers while it learns; 0 for Chat's usual one."
     )

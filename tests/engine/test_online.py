@@ -24,7 +24,7 @@ from tests.engine.toys import CONVERSATION, StopsAt, TokenScorer, able_folder, n
 CONVERSATIONS = [[{"role": "user", "content": f"w{i} w{i + 1}"}] for i in range(8)]
 COMMON = {
     "max_new_tokens": 6, "rank": 4, "missing_eos_penalty": 0.0, "improbable_penalty": 0.0, "updates": 4, "episodes": 8,
-    "epochs": 2,
+    "epochs": 2, "reference_temperature": 1.0,
 }  # fmt: skip
 PPO_CONFIG, RL_CONFIG = PPOConfig(**COMMON), ReinforceConfig(**COMMON, samples=2)
 LENGTH = TokenScorer(len)

@@ -15,26 +15,29 @@ def train(method, roles, scorer, updates, episodes, rate, beta=0.0, tokens=1, **
     common = {
         "max_new_tokens": tokens, "updates": updates, "episodes": episodes, "learning_rate": rate,
         "kl_coefficient": beta, "kl_horizon": 1e12, "missing_eos_penalty": 0.0, "improbable_penalty": 0.0,
-        "minibatches": 1, "seed": updates,
+        "reference_temperature": 1.0, "minibatches": 1, "seed": updates, **more,
     }  # fmt: skip
     if method == "ppo":
-        config = PPOConfig(**common, **{"epochs": 2, "stop_kl": 1.0, "value_clip": 10.0, **more})
+        config = PPOConfig(**{"epochs": 2, "stop_kl": 1.0, "value_clip": 10.0, **common})
         return train_ppo(roles, scorer, [CONVERSATION], config)
-    return train_reinforce(roles, scorer, [CONVERSATION], ReinforceConfig(**common, **{"samples": 8, **more}))
+    return train_reinforce(roles, scorer, [CONVERSATION], ReinforceConfig(**{"samples": 8, **common}))
 
 
-@pytest.mark.parametrize("beta", [0.1, pytest.param(0.5, marks=pytest.mark.slow), 2.0])
+@pytest.mark.parametrize(
+    ("beta", "surer"), [(0.1, 1.0), pytest.param(0.5, 1.0, marks=pytest.mark.slow), (2.0, 1.0), (2.0, 0.6)]
+)
 @pytest.mark.parametrize("method", ["ppo", "reinforce"])
-def test_under_the_kl_penalty_the_policy_becomes_the_tilted_reference(method, beta, tmp_path):
-    """argmax E[r] - beta KL(pi || ref) is ref(a) exp(r(a) / beta) / Z (Ziegler et al. 2019, section 2.1)."""
+def test_under_the_kl_penalty_the_policy_becomes_the_tilted_reference(method, beta, surer, tmp_path):
+    """argmax E[r] - beta KL(pi || ref) is ref(a) exp(r(a) / beta) / Z (Ziegler et al. 2019, section 2.1); here of
+    the reference at its temperature, ref(a)^(1 / surer) / Z'."""
     roles = policy_on(able_folder(tmp_path))
     rewards = REWARDS * max(1.0, 2 * beta)  # large enough that the optimum is away from the reference
     scorer = TokenScorer(lambda tokens: rewards[tokens[-1]])
     # Whitening keeps the steps as long near the optimum as far from it, so the rate falls in stages.
     for updates, episodes, rate in [(30, 256, 2e-3), (30, 512, 3e-4), (12, 1024, 6e-5)]:
-        train(method, roles, scorer, updates, episodes, rate, beta)
+        train(method, roles, scorer, updates, episodes, rate, beta, reference_temperature=surer)
     reference, found = next_token(roles, None), next_token(roles, "policy")
-    optimum = (reference + rewards / beta).log_softmax(-1)
+    optimum = (reference / surer + rewards / beta).log_softmax(-1)
     divergence = float((found.exp() * (found - optimum)).sum())
     assert divergence < 0.02, f"{divergence:.4f} nats from the optimum"
     assert float((reference.exp() * (reference - optimum)).sum()) > 0.05, "the optimum must be away from the start"

@@ -12,7 +12,9 @@ from engine.training.passes import response_pass
 from tests.engine.toys import TokenScorer
 
 PROMPTS = [[5, 6, 7], [8], [9, 10, 11, 12, 13], [4, 4]]
-SMALL = PPOConfig(max_new_tokens=6, rank=4, missing_eos_penalty=0.0, improbable_penalty=0.0)
+SMALL = PPOConfig(
+    max_new_tokens=6, rank=4, missing_eos_penalty=0.0, improbable_penalty=0.0, reference_temperature=1.0
+)  # fmt: skip
 
 
 @pytest.fixture
@@ -43,6 +45,17 @@ def test_in_the_first_minibatch_the_ratio_is_one(family_roles, temperature):
     assert torch.allclose(ratio, torch.ones_like(ratio), atol=1e-4)
     # The untrained policy is the reference, so the KL of the first batch is zero too.
     assert torch.allclose(batch.reference_log_probs[mask], batch.rollout.log_probs[mask], atol=1e-4)
+
+
+@pytest.mark.parametrize(("practice", "expected"), [(1.2, 0.9), (0.6, 0.6)])
+def test_the_reference_counts_at_its_own_temperature_where_practice_is_warmer(policy_roles, practice, expected):
+    _, batch = experience(policy_roles, replace(SMALL, temperature=practice, reference_temperature=0.9))
+    rows, mask = torch.arange(len(PROMPTS)), batch.rollout.response_mask
+    with torch.no_grad(), policy_roles.acting(None) as model:
+        found, _ = response_pass(model, None, batch.rollout, rows, expected)
+    assert torch.allclose(batch.reference_log_probs[mask], found[mask], atol=1e-5)
+    apart = (batch.reference_log_probs[mask] - batch.rollout.log_probs[mask]).abs().max()
+    assert (apart > 0.01) == (practice > expected)
 
 
 def test_whichever_rows_share_a_minibatch_each_row_gives_the_same(policy_roles):
