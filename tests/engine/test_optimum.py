@@ -24,9 +24,13 @@ def train(method, roles, scorer, updates, episodes, rate, beta=0.0, tokens=1, **
 
 
 @pytest.mark.parametrize(
-    ("beta", "surer"), [(0.1, 1.0), pytest.param(0.5, 1.0, marks=pytest.mark.slow), (2.0, 1.0), (2.0, 0.6)]
+    ("method", "beta", "surer"),
+    [
+        *((method, beta, 1.0) for method in ("ppo", "reinforce") for beta in (0.1, 2.0)),
+        *(pytest.param(method, 0.5, 1.0, marks=pytest.mark.slow) for method in ("ppo", "reinforce")),
+        ("ppo", 2.0, 0.6),
+    ],
 )
-@pytest.mark.parametrize("method", ["ppo", "reinforce"])
 def test_under_the_kl_penalty_the_policy_becomes_the_tilted_reference(method, beta, surer, tmp_path):
     """argmax E[r] - beta KL(pi || ref) is ref(a) exp(r(a) / beta) / Z (Ziegler et al. 2019, section 2.1); here of
     the reference at its temperature, ref(a)^(1 / surer) / Z'."""
