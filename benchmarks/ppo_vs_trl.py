@@ -127,7 +127,7 @@ def ours(folder: Path, length: str, updates: int, seed: int) -> dict:
     config = PPOConfig(
         updates=updates, episodes=BATCH, epochs=EPOCHS, minibatches=MINIBATCHES, learning_rate=RATE, rank=RANK,
         max_new_tokens=new_tokens(length), kl_coefficient=KL, improbable_penalty=0.0, missing_eos_penalty=0.0,
-        reference_temperature=1.0, framed=0.0, seed=seed,
+        reference_temperature=1.0, seed=seed,
     )  # fmt: skip
     seen, times = [], [time.perf_counter()]
 

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from engine.errors import UserError
 from engine.methods import losses
-from engine.methods.frames import framed
 from engine.methods.settings import OnlineConfig
 from engine.models.chat import Message, decode, encode_prompt
 from engine.models.load import stop_ids
@@ -80,13 +79,11 @@ def gather(
     kl_coefficient: float,
     config: OnlineConfig,
     keep_states: bool = True,
-    asked: list[list[int]] | None = None,
 ) -> Experience:
-    """Answer `prompts` (the token ids of `conversations`) with the policy and score the answers; with `asked`, the
-    policy reads these in their place and is scored as if it had read `prompts`."""
+    """Answer `prompts` (the token ids of `conversations`) with the policy and score the answers."""
     pad, stop = roles.tokenizer.pad_token_id, stop_ids(roles.base)
     with roles.acting("policy") as model:
-        drawn = rollout(model, asked or prompts, pad, stop, config.sampling, seeds, keep_states)
+        drawn = rollout(model, prompts, pad, stop, config.sampling, seeds, keep_states)
     everything = torch.arange(len(prompts), device=roles.base.device)
     temperature = min(config.sampling.temperature, config.reference_temperature)
     with roles.acting(reference) as model:
@@ -170,11 +167,9 @@ def train_online(
         chosen = [rng.randrange(len(prompts)) for _ in range(max(config.episodes // config.samples, 1))]
         rows = [i for i in chosen for _ in range(config.samples)]
         seeds = [rng.randrange(2**31) for _ in rows]
-        asked = [_asked(roles, conversations[i], prompts[i], config, rng) for i in chosen]
         experience = gather(
             roles, reference, scorer, [conversations[i] for i in rows], [prompts[i] for i in rows], seeds,
             controller.coefficient, config, learner.reads_states,
-            [ids for ids in asked for _ in range(config.samples)],
         )  # fmt: skip
         drawn, kl = experience.rollout, float(experience.kl.mean())
         if update == 0 and 0 < config.kl_budget < kl:
@@ -206,17 +201,6 @@ def train_online(
     best.put_back()
     context.stage(stage, config.updates, config.updates)
     return figures
-
-
-def _asked(
-    roles: Roles, conversation: list[Message], prompt: list[int], config: OnlineConfig, rng: random.Random
-) -> list[int]:
-    """The token ids that the policy practises a conversation in: `prompt`, its own, or with words around it."""
-    found = framed(conversation, config.framed, rng)
-    if found is conversation:
-        return prompt
-    ids = encode_prompt(roles.tokenizer, found)
-    return ids if len(ids) + config.longest <= roles.tokenizer.model_max_length else prompt
 
 
 def _show(

@@ -176,9 +176,6 @@ class OnlineConfig:
         0, "Updates between looks at held-out prompts, the best of which is kept; 0 keeps the last."
     )
     max_grad_norm: Positive = setting(1.0, "Gradients longer than this are shortened to it.")
-    framed: Share = setting(
-        0.5, "Share of built-in questions that are practised with words around them; they are scored without."
-    )
     temperature: NotNegative = setting(
         0.0, "Temperature at which the policy answers while it learns; 0 for Chat's usual one."
     )
