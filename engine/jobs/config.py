@@ -72,8 +72,10 @@ class RunConfig:
             reinforce=self.reinforce.settled(worth, usual),
             compare=replace(self.compare, temperature=self.compare.temperature or usual.temperature),
         )
-        stages: dict[str, Any] = {name: getattr(found, name) for name in STAGES if blocks}
-        return replace(found, **{name: replace(own, learning_rate=own.rate(blocks)) for name, own in stages.items()})
+        if not blocks:
+            return found
+        stages = ((name, getattr(found, name)) for name in STAGES)
+        return replace(found, **{name: replace(own, learning_rate=own.rate(blocks)) for name, own in stages})
 
     @property
     def sampling(self) -> Sampling:

@@ -70,22 +70,23 @@ def _config_of(folder: Path) -> dict:
     return config.get("text_config", config)
 
 
-def reach(folder: Path) -> int | None:
-    """How many tokens the model reads; None where its config.json does not say."""
+def _told(folder: Path, *names: str) -> int | None:
+    """What config.json has under the first of `names` that it knows; None where it cannot be read or knows none."""
     try:
         config = _config_of(folder)
     except (OSError, ValueError):
         return None
-    return config.get("max_position_embeddings") or config.get("n_positions")
+    return next((config[name] for name in names if config.get(name)), None)
+
+
+def reach(folder: Path) -> int | None:
+    """How many tokens the model reads; None where its config.json does not say."""
+    return _told(folder, "max_position_embeddings", "n_positions")
 
 
 def blocks_of(folder: Path) -> int | None:
     """How many blocks the model has; None where its config.json does not say."""
-    try:
-        config = _config_of(folder)
-    except (OSError, ValueError):
-        return None
-    return config.get("num_hidden_layers") or config.get("n_layer")
+    return _told(folder, "num_hidden_layers", "n_layer")
 
 
 def shape_of(folder: Path) -> Shape:
