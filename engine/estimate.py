@@ -20,6 +20,7 @@ BYTES = {"float32": 4.0, "bf16": 2.0, "float16": 2.0, "nf4": 0.53}  # a weight; 
 
 # Bytes beside the tensors; on a CPU most are gaps of the C library's allocator (benchmarks/estimate.py, gpu.py).
 WORKSPACES = {"cpu": 77e6, "cuda": 40e6}
+TRIMMED = 20e6  # of a CPU's, where freed memory goes back to the system at once
 LEFT = 0.5  # share of the packed weights that gaps keep after they are gone
 
 
@@ -81,7 +82,7 @@ def memory(
     beside = WORKSPACES[device] + LEFT * packed
     if precision == "nf4" and device == "cpu" and shape.width * shape.inner * number < MAPPED:
         beside += inner * number  # weights are unpacked between tensors that are kept, and leave gaps as large
-    return {**parts, "total": kept + peak + (0.0 if short else beside)}
+    return {**parts, "total": kept + peak + (TRIMMED if short and device == "cpu" else beside)}
 
 
 def stages_of(method: str) -> tuple[str, ...]:
