@@ -134,11 +134,12 @@ def test_the_loop_closes(studio, page):
     ask(page, "I feel tired.")
 
 
-def test_a_run_can_be_paused_and_stopped_from_the_page(studio, page):
+def test_a_run_can_be_paused_and_stopped_and_another_way_of_learning_taken(studio, page):
     page.goto(studio)
     page.locator(".empty").wait_for()
     ask(page, QUESTIONS[0])
-    page.locator(".turn").last.locator("button.rank").first.click()
+    for card in (1, 0):
+        page.locator(".turn").last.locator("button.rank").nth(card).click()
     page.locator(".card.best").wait_for()
     page.goto(f"{studio}/train")
     page.locator(".count b", has_text="1").first.wait_for()
@@ -155,15 +156,6 @@ def test_a_run_can_be_paused_and_stopped_from_the_page(studio, page):
     assert "Stopped on request" in page.locator(".reason").inner_text()
     assert page.locator("button.improve").is_enabled()
 
-
-def test_another_way_of_learning_from_the_page(studio, page):
-    page.goto(studio)
-    page.locator(".empty").wait_for()
-    ask(page, QUESTIONS[0])
-    for card in (1, 0):
-        page.locator(".turn").last.locator("button.rank").nth(card).click()
-    page.locator(".card.best").wait_for()
-    page.goto(f"{studio}/train")
     page.select_option("select.preset", "quick")
     page.select_option("select.method", "pretrain")
     page.click("button.improve")  # without a text to learn from
