@@ -82,7 +82,9 @@ def memory(
     beside = WORKSPACES[device] + LEFT * packed
     if precision == "nf4" and device == "cpu" and shape.width * shape.inner * number < MAPPED:
         beside += inner * number  # weights are unpacked between tensors that are kept, and leave gaps as large
-    return {**parts, "total": kept + peak + (TRIMMED if short and device == "cpu" else beside)}
+    if short and device == "cpu":
+        beside = TRIMMED
+    return {**parts, "total": kept + peak + beside}
 
 
 def stages_of(method: str) -> tuple[str, ...]:

@@ -232,8 +232,9 @@ def run_demo(
             compare_versions(workspace, store, start, now, tested, read_config(config))
         comparison = comparisons.list_comparisons(store)[0]
         after = attach(roles, workspace, models.get_version(store, version), f"after-{number}")
-        say(f"Asking the untaught and the taught model {COMPARED} new questions, {TIMES} times each")
-        untaught = untaught or _texts(roles, None, tested)
+        if not untaught:
+            say(f"Asking the untaught model the {COMPARED} questions of the comparison, {TIMES} times each")
+            untaught = _texts(roles, None, tested)
         taught = _texts(roles, after, tested)
         judged = measure(tested, untaught, taught, annotator)
         reached.append({key: round(judged[key], 4) for key in ("win_rate", "win_rate_low", "win_rate_high")})
