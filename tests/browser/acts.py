@@ -3,6 +3,14 @@
 import engine
 
 
+def open_chat(page, address):
+    """Chat with no conversation open, whatever was said there before."""
+    page.goto(address)
+    page.locator(".turn, .empty").first.wait_for()
+    page.click("button.new")
+    page.locator(".empty").wait_for()
+
+
 def ask(page, question):
     turns = page.locator(".turn").count()
     page.fill(".composer textarea", question)
@@ -18,6 +26,15 @@ def rank_by_keys(page, *keys):
         page.keyboard.press(key)
     page.keyboard.press("Enter")
     page.wait_for_function("id => !['', id].includes(document.querySelector('.item').dataset.item)", arg=before)
+
+
+def labelled(page) -> int:
+    """How many items the page says are labelled."""
+    return int(page.locator(".pace").inner_text().split()[0])
+
+
+def newest_feedback(studio_folder) -> int:
+    return stored(studio_folder, "SELECT coalesce(max(id), 0) AS id FROM feedback")[0]["id"]
 
 
 def stored(studio_folder, sql, *values):

@@ -28,9 +28,21 @@ class Studio:
         self.process.wait(20)
 
 
+@pytest.fixture(scope="session")
+def shared_folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("shared")
+
+
+@pytest.fixture(scope="session")
+def shared(shared_folder):
+    """The address of a studio that tests share, for one takes seconds to start; what they leave in it others find."""
+    with studio_at(shared_folder / "workspace", shared_folder / "studio.log") as address:
+        yield address
+
+
 @pytest.fixture
 def studio(tmp_path):
-    """The address of a studio of its own."""
+    """The address of a studio of its own, for a test that counts what is in it or trains."""
     with studio_at(tmp_path / "workspace", tmp_path / "studio.log") as address:
         yield address
 
@@ -41,14 +53,6 @@ def mortal(tmp_path):
     yield studio
     studio.process.terminate()
     studio.process.wait(20)
-
-
-@pytest.fixture(scope="session")
-def looked_at(tmp_path_factory):
-    """The address of a studio that tests share, for they only look at it: one takes seconds to start."""
-    folder = tmp_path_factory.mktemp("looked_at")
-    with studio_at(folder / "workspace", folder / "studio.log") as address:
-        yield address
 
 
 @pytest.fixture(scope="session")

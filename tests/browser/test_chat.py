@@ -5,14 +5,14 @@ import json
 import pytest
 
 import engine
-from tests.browser.acts import ask, stored
+from tests.browser.acts import ask, labelled, newest_feedback, open_chat, stored
 
 pytestmark = pytest.mark.browser
 
 
-def test_a_ranking_on_its_way_when_the_page_is_left_is_kept(studio, page, tmp_path):
-    page.goto(studio)
-    page.locator(".empty").wait_for()
+def test_a_ranking_on_its_way_when_the_page_is_left_is_kept(shared, shared_folder, page):
+    before = newest_feedback(shared_folder)
+    open_chat(page, shared)
     ask(page, "What is 3 plus 4?")
     held, left = [], []
 
@@ -26,17 +26,16 @@ def test_a_ranking_on_its_way_when_the_page_is_left_is_kept(studio, page, tmp_pa
     for card in (1, 0, 2):
         page.locator("button.rank").nth(card).click()
     page.locator(".card.ranked").nth(3).wait_for()
-    assert held and not stored(tmp_path, "SELECT id FROM feedback")
+    assert held and newest_feedback(shared_folder) == before
     left.append(True)
     page.reload()
     page.locator(".card.ranked").nth(3).wait_for()
-    (row,) = stored(tmp_path, "SELECT value FROM current_feedback")
+    (row,) = stored(shared_folder, "SELECT value FROM current_feedback WHERE id > ?", before)
     assert [len(tier) for tier in json.loads(row["value"])["tiers"]] == [1, 1, 1, 1]
 
 
-def test_chat_keeps_all_that_is_said_of_an_answer(studio, page):
-    page.goto(studio)
-    page.locator(".empty").wait_for()
+def test_chat_keeps_all_that_is_said_of_an_answer(shared, page):
+    open_chat(page, shared)
     page.fill(".composer textarea", "I feel sad.")
     page.keyboard.press("Enter")
     card = page.locator(".turn .card").nth(1)
@@ -98,9 +97,10 @@ def test_chat_keeps_all_that_is_said_of_an_answer(studio, page):
     assert page.locator(".composer textarea").input_value() == "And now?"  # nothing typed is lost
 
 
-def test_what_is_being_written_outlives_the_page(studio, page, tmp_path):
+def test_what_is_being_written_outlives_the_page(shared, shared_folder, page):
     """A click elsewhere draws the cards anew, and a page is left by accident: neither loses a word."""
-    page.goto(studio)
+    before = newest_feedback(shared_folder)
+    open_chat(page, shared)
     ask(page, "I feel sad.")
     cards = page.locator(".turn .card")
     cards.nth(0).locator(".edit").click()
@@ -119,8 +119,9 @@ def test_what_is_being_written_outlives_the_page(studio, page, tmp_path):
     assert cards.nth(0).locator(".text").inner_text() == "I am with you, whatever it is."
     assert not page.locator(".card textarea").count()
 
-    page.goto(f"{studio}/label")
+    page.goto(f"{shared}/label")
     page.locator(".item .card").nth(3).wait_for()
+    done = labelled(page)
     page.keyboard.press("e")
     page.locator(".card.editing textarea").fill("Said better.")
     page.reload()
@@ -128,14 +129,14 @@ def test_what_is_being_written_outlives_the_page(studio, page, tmp_path):
     assert page.locator(".card.editing textarea").input_value() == "Said better."
     page.locator(".item button.rank").nth(1).click()
     page.click("button.next")  # which saves what is being rewritten too
-    page.locator(".pace", has_text="1 of 50").wait_for()
-    kept = stored(tmp_path, "SELECT kind, value FROM current_feedback ORDER BY id")
+    page.locator(".pace", has_text=f"{done + 1} of 50").wait_for()
+    kept = stored(shared_folder, "SELECT kind, value FROM current_feedback WHERE id > ? ORDER BY id", before)
     assert [row["kind"] for row in kept] == ["rating", "edit", "edit", "ranking"]
     assert "Said better." in kept[2]["value"]
 
 
-def test_long_answers_in_markdown_are_read_from_their_start(studio, page, tmp_path):
-    store = engine.Store(tmp_path / "workspace" / "studio.db")
+def test_long_answers_in_markdown_are_read_from_their_start(shared, shared_folder, page):
+    store = engine.Store(shared_folder / "workspace" / "studio.db")
     pocket = engine.versions.newest_chat_version(store)["id"]
     conversation = engine.conversations.start_conversation(store, "Tea")
     prompt = engine.conversations.add_prompt(store, "How do I make tea?", "chat", conversation)
@@ -144,7 +145,7 @@ def test_long_answers_in_markdown_are_read_from_their_start(studio, page, tmp_pa
     engine.conversations.add_responses(store, prompt, pocket, {}, rows)
     store.close()
 
-    page.goto(studio)
+    page.goto(shared)
     first = page.locator(".card .markdown li").first
     first.wait_for()
     assert first.inner_text() == "Wait a little longer than before."

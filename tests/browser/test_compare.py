@@ -3,27 +3,14 @@
 import pytest
 
 import engine
-from tests.browser.serve import studio_at
 
 pytestmark = pytest.mark.browser
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("compare")
-
-
-@pytest.fixture(scope="module")
-def studio(folder):
-    """One for all that is tested here: the page begins with the newest comparison, and each test adds its own."""
-    with studio_at(folder / "workspace", folder / "studio.log") as address:
-        yield address
-
-
 @pytest.fixture
-def compared(folder):
-    """Add a comparison of (question, before, after); returns what gives the votes on it so far."""
-    store = engine.Store(folder / "workspace" / "studio.db")
+def compared(shared_folder):
+    """Add a comparison of (question, before, after), with which the page then begins; returns what gives its votes."""
+    store = engine.Store(shared_folder / "workspace" / "studio.db")
 
     def add(*texts):
         pocket = engine.versions.newest_chat_version(store)["id"]
@@ -44,18 +31,18 @@ def compared(folder):
 
 
 @pytest.fixture
-def three(studio, page, compared):
+def three(shared, page, compared):
     """The page on a comparison of three questions: what is asked there, and what gives the votes so far."""
     votes = compared(*[(f"Question {n}", f"before {n}", f"after {n}") for n in range(3)])
-    page.goto(f"{studio}/compare")
+    page.goto(f"{shared}/compare")
     asked = page.locator(".ballot .ask")
     asked.get_by_text("Question 0").wait_for()
     return asked, votes
 
 
-def test_versions_that_answer_alike_leave_nothing_to_vote_on(studio, page, compared):
+def test_versions_that_answer_alike_leave_nothing_to_vote_on(shared, page, compared):
     compared(("Hello", "Hi there.", "Hi there."))
-    page.goto(f"{studio}/compare")
+    page.goto(f"{shared}/compare")
     page.locator(".empty", has_text="nothing to vote on").wait_for()
     assert "vote blind" not in page.locator(".figures").inner_text()
 

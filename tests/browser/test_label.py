@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tests.browser.acts import ask, rank_by_keys, stored
+from tests.browser.acts import ask, labelled, rank_by_keys, stored
 
 pytestmark = pytest.mark.browser
 
@@ -51,25 +51,11 @@ def test_label_by_keys_alone(studio, page, tmp_path):
     assert "10 of 50" in page.locator(".pace").inner_text()  # a repeat is no progress
 
 
-def test_the_question_is_there_while_its_answers_are_being_written(mortal, page):
-    address = mortal.start()
-    page.goto(address)
-    page.locator(".empty").wait_for()
-    ask(page, "I feel sad.")
-    worker = mortal.worker()
-    worker.suspend()  # or the answers would be there before anyone could look
-    page.goto(f"{address}/label")
-    page.locator(".item .ask + .hint", has_text="The model is writing answers").wait_for()
-    question = page.locator(".item .ask").inner_text()
-    worker.resume()
-    page.locator(".item .card").nth(3).wait_for()
-    assert page.locator(".item .ask").inner_text() == question
-
-
-def test_enter_saves_a_ranking_in_the_frame_in_which_the_help_was_closed(studio, page):
+def test_enter_saves_a_ranking_in_the_frame_in_which_the_help_was_closed(shared, page):
     """The button of a dialog that is closed has the focus until the next frame; a slow machine's frames are long."""
-    page.goto(f"{studio}/label")
+    page.goto(f"{shared}/label")
     page.locator(".item .card").nth(3).wait_for()
+    done = labelled(page)
     page.evaluate(
         """() => {
             const help = document.querySelector("dialog.keys");
@@ -81,21 +67,31 @@ def test_enter_saves_a_ranking_in_the_frame_in_which_the_help_was_closed(studio,
             }
         }"""
     )
-    page.locator(".pace", has_text="1 of 50").wait_for()
+    page.locator(".pace", has_text=f"{done + 1} of 50").wait_for()
 
 
-def test_answers_are_drawn_as_the_settings_in_chat_say(studio, page, tmp_path):
-    page.goto(studio)
+def test_a_question_is_there_at_once_and_its_answers_are_drawn_as_the_settings_in_chat_say(mortal, page, tmp_path):
+    address = mortal.start()
+    page.goto(address)
     page.locator(".empty").wait_for()
+    ask(page, "I feel sad.")
     page.click(".drawer-toggle")
     page.fill(".drawer .max_new_tokens", "3")
     page.fill(".drawer .temperature", "1")  # the usual one is not kept: it may be another model's tomorrow
     page.locator(".drawer .temperature").press("Tab")
     kept = page.evaluate("JSON.parse(localStorage.getItem('chat-settings'))")
     assert (kept["max_new_tokens"], kept["temperature"]) == (3, None)
-    page.goto(f"{studio}/label")
+    worker = mortal.worker()
+    worker.suspend()  # or the answers would be there before anyone could look
+    page.goto(f"{address}/label")
+    page.locator(".item .ask + .hint", has_text="The model is writing answers").wait_for()
+    question = page.locator(".item .ask").inner_text()
+    worker.resume()
     page.locator(".item .hint", has_text="cut off").wait_for()
+    assert page.locator(".item .ask").inner_text() == question
     drawn = stored(
-        tmp_path, "SELECT max(tokens) AS n, min(json_extract(sampling, '$.max_new_tokens')) AS m FROM responses"
+        tmp_path,
+        "SELECT max(r.tokens) AS n, min(json_extract(r.sampling, '$.max_new_tokens')) AS m"
+        " FROM responses r JOIN prompts p ON p.id = r.prompt_id WHERE p.source != 'chat'",
     )
     assert drawn == [{"n": 3, "m": 3}]

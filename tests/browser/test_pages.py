@@ -10,7 +10,7 @@ from PIL import Image
 
 import engine
 from studio.pages import PAGES
-from tests.browser.acts import rank_by_keys
+from tests.browser.acts import labelled, rank_by_keys
 from tests.browser.serve import CHROMIUM, FLAGS
 
 pytestmark = pytest.mark.browser
@@ -92,10 +92,10 @@ def test_hostile_text_is_shown_as_it_is_and_runs_nothing(hostile_studio, page):
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
-def test_no_serious_accessibility_finding(looked_at, page, theme):
+def test_no_serious_accessibility_finding(shared, page, theme):
     page.add_init_script(f"localStorage.setItem('theme', '{theme}')")
     for _, path in PAGES.values():
-        page.goto(looked_at + path)
+        page.goto(shared + path)
         page.locator(".studio").wait_for()
         page.wait_for_timeout(1200)
         assert page.evaluate("getComputedStyle(document.documentElement).colorScheme") == theme  # of scroll bars
@@ -105,9 +105,9 @@ def test_no_serious_accessibility_finding(looked_at, page, theme):
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
-def test_a_tick_can_be_seen(looked_at, page, theme):
+def test_a_tick_can_be_seen(shared, page, theme):
     page.add_init_script(f"localStorage.setItem('theme', '{theme}')")
-    page.goto(f"{looked_at}/train")
+    page.goto(f"{shared}/train")
     page.locator(".studio").wait_for()
     page.wait_for_timeout(1200)
     page.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
@@ -124,17 +124,17 @@ def _pixels(box, on) -> bytes:
     return Image.open(io.BytesIO(box.screenshot())).convert("RGB").tobytes()
 
 
-def test_every_page_speaks_chinese_and_fits_a_telephone(looked_at, page):
+def test_every_page_speaks_chinese_and_fits_a_telephone(shared, page):
     page.add_init_script("localStorage.setItem('language', 'zh')")
     page.set_viewport_size({"width": 390, "height": 800})
     english = re.compile(r"\b(?:the|answers?|questions?|settings?|feedback|nothing|model)\b", re.IGNORECASE)
     for _, path in PAGES.values():
-        page.goto(looked_at + path)
+        page.goto(shared + path)
         page.locator(".studio").wait_for()
         page.wait_for_timeout(1200)
         chrome = page.locator(".studio").evaluate(
             "e => { const c = e.cloneNode(true);"
-            " c.querySelectorAll('.item, .entry, .settings, [lang=en]').forEach(x => x.remove());"
+            " c.querySelectorAll('.item, .ask, .entry, .settings, [lang=en]').forEach(x => x.remove());"
             " return c.textContent }"
         )
         assert re.search("[\u4e00-\u9fff]", chrome)
@@ -142,16 +142,17 @@ def test_every_page_speaks_chinese_and_fits_a_telephone(looked_at, page):
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), path
 
 
-def test_the_studio_comes_back_where_it_was(studio, page, tmp_path):
+def test_the_studio_comes_back_where_it_was(shared, page):
     """A second tab sees what the first did, and what is typed survives a reload."""
-    page.goto(f"{studio}/label")
+    page.goto(f"{shared}/label")
     page.locator(".item .card").nth(3).wait_for()
+    done = labelled(page)
     rank_by_keys(page, "1")
     second = page.context.new_page()
-    second.goto(f"{studio}/label")
+    second.goto(f"{shared}/label")
     second.locator(".item .card").nth(3).wait_for()
-    assert "1 of 50" in second.locator(".pace").inner_text()
-    second.goto(studio)
+    assert labelled(second) == done + 1
+    second.goto(shared)
     second.locator(".composer textarea").wait_for()
     second.fill(".composer textarea", "half a question")
     second.reload()
@@ -159,7 +160,7 @@ def test_the_studio_comes_back_where_it_was(studio, page, tmp_path):
     second.close()
 
 
-def test_nothing_is_asked_of_any_other_machine(looked_at, driver, tmp_path):
+def test_nothing_is_asked_of_any_other_machine(shared, driver, tmp_path):
     """By Chromium's own network log: every address that was asked for on behalf of the page.
 
     Chromium's own services (the time, its accounts) ask for more, whatever the page; what they ask is left out.
@@ -169,13 +170,13 @@ def test_nothing_is_asked_of_any_other_machine(looked_at, driver, tmp_path):
     browser = driver.chromium.launch(executable_path=CHROMIUM, args=[*FLAGS, own, f"--log-net-log={log}"])
     opened = browser.new_page()
     for _, path in PAGES.values():
-        opened.goto(looked_at + path)
+        opened.goto(shared + path)
         opened.locator(".studio .device", has_text="GB").wait_for()
     opened.evaluate("fetch('http://192.0.2.1/planted').catch(() => 0)")  # an address that leads nowhere
     browser.close()
     requests = [e["params"] for e in json.loads(log.read_text())["events"] if "url" in e.get("params", {})]
     ours = [r for r in requests if "http://127.0.0.1" in f"{r.get('initiator')} {r.get('network_isolation_key')}"]
     asked = {r["url"] for r in ours}
-    assert f"{looked_at}/" in asked and f"{looked_at}/label" in asked
-    elsewhere = {url for url in asked if not url.startswith((f"{looked_at}/", f"ws{looked_at[4:]}/", "data:", "blob:"))}
+    assert f"{shared}/" in asked and f"{shared}/label" in asked
+    elsewhere = {url for url in asked if not url.startswith((f"{shared}/", f"ws{shared[4:]}/", "data:", "blob:"))}
     assert elsewhere == {"http://192.0.2.1/planted"}  # the log does see what goes elsewhere, and there is nothing else

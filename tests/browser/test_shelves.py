@@ -41,8 +41,8 @@ def test_data_comes_in_and_goes_out(studio, page, tmp_path):
     assert json.loads(line)["chosen"] == [{"role": "assistant", "content": "Hello there!"}]
 
 
-def test_models_are_kept_in_order(studio, page, tmp_path):
-    page.goto(f"{studio}/models")
+def test_models_are_kept_in_order(shared, shared_folder, page, tmp_path):
+    page.goto(f"{shared}/models")
     page.locator(".version.using", has_text="pocket").wait_for()
     page.click(".note")
     page.fill(".note-field", "where it all began")
@@ -53,11 +53,11 @@ def test_models_are_kept_in_order(studio, page, tmp_path):
     page.locator(".notice.error", has_text="holds no config.json").wait_for()
     page.click(".export")
     page.locator(".notice.show", has_text="pocket.zip").wait_for()
-    assert (tmp_path / "workspace" / "exports" / "pocket.zip").stat().st_size > 1_000_000
+    assert (shared_folder / "workspace" / "exports" / "pocket.zip").stat().st_size > 1_000_000
 
 
-def test_a_deleted_version_comes_back_until_the_trash_is_emptied(studio, page, tmp_path):
-    workspace = engine.open_workspace(tmp_path / "workspace")
+def test_a_deleted_version_comes_back_until_the_trash_is_emptied(shared, shared_folder, page):
+    workspace = engine.open_workspace(shared_folder / "workspace")
     store = engine.Store(workspace.database)
     base = engine.versions.newest_chat_version(store)
     run = engine.runs.add_run(store, "improve", engine.read_config({}).as_dict(), base["id"])
@@ -70,7 +70,7 @@ def test_a_deleted_version_comes_back_until_the_trash_is_emptied(studio, page, t
     workspace.model(made).mkdir()
     (workspace.model(made) / "adapter_model.safetensors").write_bytes(b"x" * 2_000_000)
     page.on("dialog", lambda dialog: dialog.accept())
-    page.goto(f"{studio}/models")
+    page.goto(f"{shared}/models")
     mine = page.locator(".version", has_text="round-1")
     mine.locator(".delete").click()
     mine.wait_for(state="detached")
@@ -83,5 +83,5 @@ def test_a_deleted_version_comes_back_until_the_trash_is_emptied(studio, page, t
     page.click(".empty-trash")
     page.locator(".trash").wait_for(state="hidden")
     assert not (workspace.folder / "trash").exists()
-    page.goto(f"{studio}/train")  # the run that made them is still told of
+    page.goto(f"{shared}/train")  # the run that made them is still told of
     page.locator(".run-head", has_text="Run 1").wait_for()
