@@ -105,9 +105,12 @@ def machine_speed() -> float:
 
 
 def lengths(store: Store) -> tuple[int, int]:
-    """(tokens of a prompt, tokens of an answer) on average in the store; 0 for what is not known. A prompt's tokens
-    are a quarter of its letters."""
-    row = store.row("SELECT (SELECT avg(length(text)) / 4 FROM prompts) AS p, (SELECT avg(tokens) FROM responses) AS a")
+    """(tokens of a prompt, tokens of an answer) on average in the store; 0 for what is not known. Of a prompt, and of
+    an answer that no model of ours wrote, the tokens are a quarter of the letters."""
+    row = store.row(
+        "SELECT (SELECT avg(length(text)) / 4 FROM prompts) AS p,"
+        " (SELECT avg(coalesce(nullif(tokens, 0), length(text) / 4)) FROM responses) AS a"
+    )
     return (int(row["p"] or 0), int(row["a"] or 0)) if row else (0, 0)
 
 

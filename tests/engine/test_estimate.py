@@ -7,6 +7,7 @@ import pytest
 
 import engine
 from engine import estimate, timing
+from engine.feedback import importing
 from engine.jobs.config import read_config
 from engine.models import precision as precisions
 from engine.models.shape import KNOWN, shape_of
@@ -133,6 +134,17 @@ def test_what_learns_from_each_answer_is_told_by_the_answers_that_were_judged(st
     for method in ("kto", "ilql"):
         assert steps(method) == pytest.approx(4 * thumbs[method], rel=0.05)
     assert round(101 * timing.examples_each(store, read_config({}), "kto")) == 401
+
+
+def test_an_imported_answer_is_as_long_as_its_letters_say(store, base_version, tmp_path):
+    file = tmp_path / "pairs.jsonl"
+    file.write_text(json.dumps({"prompt": "Say hi.", "chosen": "b" * 400, "rejected": "c" * 200}))
+    importing.import_file(store, file)
+    assert timing.lengths(store)[1] == 75
+    prompt = conversations.add_prompt(store, "Hello", "chat")
+    rows = [{"text": "Hi", "tokens": 30, "seed": n, "finish": "stop"} for n in range(2)]
+    conversations.add_responses(store, prompt, base_version, {}, rows)
+    assert timing.lengths(store)[1] == (100 + 50 + 30 + 30) // 4
 
 
 def test_what_is_pretrained_takes_its_time_by_the_token(store, base_version):
