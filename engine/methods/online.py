@@ -131,7 +131,8 @@ def train_online(
     """Train the role "policy" on `conversations` with `learner`. Returns the last update's figures.
 
     With `checkpoints`, state is kept there every few updates and when the run is stopped, and taken up again if it is
-    there. With `select_every`, the policy that scored best on the `held_out` conversations is the one that remains.
+    there. With `select_every`, the policy that scored best on the `held_out` conversations is the one that remains,
+    be it the one that the run began with.
     Raises UserError where the policy begins further from the reference than `kl_budget`.
     """
     context, config = context or Silent(), config.settled()
@@ -143,6 +144,8 @@ def train_online(
     if checkpoints and (state := checkpoint.load(checkpoints, [steps])):
         controller.coefficient, first = state["kl_coefficient"], state["update"]
         best.score, best.weights = state["best_score"], state["best_weights"]
+    elif config.select_every:
+        best.look()
 
     def save(update: int) -> None:
         if checkpoints:
