@@ -1,7 +1,4 @@
-"""Which answers to ask a person about: those that differ; those an ensemble of reward heads disagrees on.
-
-Answers drawn by chance are often alike in what a person goes by, and to rank like answers tells little. So of many
-answers to a question those are shown that lie farthest apart by the base's states after them.
+"""Which questions to ask a person about: those whose answers an ensemble of reward heads disagrees on.
 
 The uncertainty of a group of answers is the mean, over its pairs, of the standard deviation between heads of the
 pair's score difference (query by committee, Seung et al. 1992): where heads that fit the same feedback order a pair
@@ -15,11 +12,8 @@ import torch
 from torch import Tensor
 
 from engine.methods.reward import RewardModel
-from engine.models.chat import next_turn
-from engine.models.roles import Roles
 from engine.models.states import states_at
 from engine.sampling.answers import Answer
-from engine.training.batches import pad_right
 from engine.training.passes import Encoded
 
 
@@ -31,7 +25,7 @@ def uncertainty(each: Tensor) -> float:
 
 
 def choose(uncertainties: Sequence[float], features: Tensor, count: int) -> list[int]:
-    """Places of `count` groups, or answers; features: [groups, width], alike where they ask, or say, the same."""
+    """Places of `count` groups; features: [groups, width], alike where they ask the same."""
     features = torch.nn.functional.normalize(features - features.mean(0), dim=-1)
     worth = torch.tensor(uncertainties)
     distance = torch.ones(len(worth))
@@ -42,17 +36,6 @@ def choose(uncertainties: Sequence[float], features: Tensor, count: int) -> list
         taken.append(int(value.argmax()))
         distance = torch.minimum(distance, 0.5 * (1 - features @ features[taken[-1]]))
     return taken
-
-
-@torch.no_grad()
-def most_different(roles: Roles, answers: Sequence[Encoded], count: int) -> list[int]:
-    """Places of `count` of the answers to one prompt, in their order: the first, and what lies farthest from it on."""
-    opener, limit = next_turn(roles.tokenizer), roles.tokenizer.model_max_length
-    rows = [[*answer.prompt, *answer.answer, *opener][-limit:] for answer in answers]
-    ids, mask = (x.to(roles.base.device) for x in pad_right(rows, roles.tokenizer.pad_token_id))
-    with roles.acting(None) as model:
-        after = states_at(model, ids, mask, mask.sum(-1, keepdim=True) - 1)[:, 0]
-    return sorted(choose([1.0] * len(rows), after.float().cpu(), count))
 
 
 @torch.no_grad()

@@ -18,7 +18,8 @@ from engine.jobs.config import parse_settings, read_config
 from engine.jobs.job import attach
 from engine.jobs.questions import opening
 from engine.jobs.recipes import compare_versions
-from engine.methods.active import most_different, most_telling
+from engine.methods.active import most_telling
+from engine.methods.design import Design, most_telling_answers
 from engine.methods.reward import accuracy, load_reward, train_reward
 from engine.methods.settings import RewardConfig
 from engine.models.find import POCKET
@@ -84,8 +85,8 @@ def label(
     seed: int,
     choose: Choice,
 ) -> None:
-    """Have `labels` prompts' answers ranked: as they were drawn, those of many that differ most, or those that a reward
-    model is least sure of.
+    """Have `labels` prompts' answers ranked: as they were drawn, those of many that differ most in what was not asked
+    about before, or those that a reward model is least sure of.
 
     Active choice starts with a few at random and doubles: a committee learns from what is ranked so far and chooses
     as many again from a pool of four times that.
@@ -94,8 +95,12 @@ def label(
     prompts = rng.sample(load_prompts("everyday"), len(load_prompts("everyday")))
     first_seed = seed * 1_000_000
     if choose != "active":
+        design = Design()
         for answers in ask(roles, role, prompts[:labels], first_seed, DRAWN if choose == "different" else ANSWERS):
-            _keep(store, version, annotator, answers if choose == "random" else _different(roles, answers))
+            if choose == "different":
+                encoded = [Encoded(a.prompt_ids, a.ids) for a in answers]
+                answers = [answers[i] for i in most_telling_answers(design, roles, encoded, ANSWERS)]
+            _keep(store, version, annotator, answers)
         return
     done = min(FIRST, labels)
     for answers in ask(roles, role, prompts[:done], first_seed):
@@ -112,11 +117,6 @@ def label(
             _keep(store, version, annotator, groups[i])
         rest += [p for i, p in enumerate(pool) if i not in chosen]
         done += wanted
-
-
-def _different(roles: Roles, answers: list[Answer]) -> list[Answer]:
-    """Of the answers to one prompt those that differ most."""
-    return [answers[i] for i in most_different(roles, [Encoded(a.prompt_ids, a.ids) for a in answers], ANSWERS)]
 
 
 def _held_out_accuracy(

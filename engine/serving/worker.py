@@ -3,8 +3,8 @@
 ``python -m engine.serving.worker``. Reads one JSON request a line on standard input::
 
     {"id": 1, "op": "generate", "base": PATH, "adapter": FOLDER or null, "precision": "auto",
-     "messages": [...], "seeds": [1, 2], "sampling": {...}, "keep": the number of answers that differ most to keep,
-     "patient": true}
+     "messages": [...], "seeds": [1, 2], "sampling": {...}, "keep": the number of answers to keep, those that tell
+     most, "patient": true}
     {"id": 2, "op": "scores", "base": PATH, "reward": FOLDER, "groups": [[{"prompt", "text", "finished"}, ...], ...]}
     {"id": 3, "op": "stop", "target": 1}
 
@@ -26,7 +26,7 @@ from typing import NamedTuple
 import torch
 
 from engine.errors import UserError
-from engine.methods.active import most_different
+from engine.methods.design import Design, most_telling_answers
 from engine.methods.reward import RewardModel, load_reward
 from engine.models.chat import decode, encode_prompt
 from engine.models.load import choose_device, load_base, stop_ids
@@ -55,6 +55,7 @@ class Worker:
         self.loaded: tuple = ()
         self.judges: dict[str, RewardModel] = {}  # by folder, one at a time
         self.adapters: list[str] = []  # of versions that answer, the last used last
+        self.design = Design()  # of what is asked about the base's answers
         self.stopped: set[int] = set()
         self.asked: queue.PriorityQueue[Asked] = queue.PriorityQueue()
         self.threads = torch.get_num_threads()
@@ -67,7 +68,7 @@ class Worker:
         """The base that the request asks for; one that is loaded already stays."""
         wanted = (request["base"], request.get("precision", "auto"))
         if self.roles is None or self.loaded != wanted:
-            self.roles, self.judges, self.adapters = None, {}, []
+            self.roles, self.judges, self.adapters, self.design = None, {}, [], Design()
             self.roles, self.loaded = Roles(load_base(*wanted)), wanted
             # A small model answers as fast on one thread, and leaves the others to a run.
             small = self.roles.base.model.num_parameters() < SMALL
@@ -133,7 +134,7 @@ class Worker:
         ]  # fmt: skip
         keep = request.get("keep") or len(answers)
         if keep < len(answers) and all(tokens):
-            chosen = most_different(roles, [Encoded(prompt, ids) for ids in tokens], keep)
+            chosen = most_telling_answers(self.design, roles, [Encoded(prompt, ids) for ids in tokens], keep)
             answers = [answers[i] for i in chosen]
         self.say(request["id"], "done", answers=answers[:keep])
         return True

@@ -10,7 +10,7 @@ from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
 
 import engine
 from engine.jobs import job, launch, recipes
-from engine.methods.active import most_different
+from engine.methods.design import Design, most_telling_answers
 from engine.methods.reward import RewardModel
 from engine.models.chat import encode_prompt
 from engine.models.heads import RewardHead
@@ -209,15 +209,20 @@ def test_every_method_ends_in_a_version_that_is_compared_and_chatted_with(
     assert list(events)[-1]["event"] == "done"
 
 
-def test_the_serving_worker_keeps_the_answers_that_differ_most(workspace, pocket_roles, serving):
+def test_the_serving_worker_keeps_the_answers_that_tell_most_beside_those_before(workspace, pocket_roles, serving):
     request = {"base": str(engine.find_base("pocket")), "adapter": None, "seeds": list(range(8)),
                "messages": [{"role": "user", "content": "Hello"}], "sampling": {"max_new_tokens": 80}}  # fmt: skip
-    every, kept = (list(serving.generate(serving.reserve(), **request, keep=keep))[-1]["answers"] for keep in (0, 3))
+    every, kept, again = (
+        list(serving.generate(serving.reserve(), **request, keep=keep))[-1]["answers"] for keep in (0, 3, 3)
+    )
     prompt = encode_prompt(pocket_roles.tokenizer, request["messages"])
     stop = stop_ids(pocket_roles.base)
     answers = [Encoded(prompt, [*pocket_roles.tokenizer(a["text"])["input_ids"], *stop]) for a in every]
     assert len(every) == 8 and all(a["finish"] == "stop" for a in every)
-    assert kept == [every[i] for i in most_different(pocket_roles, answers, 3)] != every[:3]
+    design = Design()
+    for shown in (kept, again):
+        assert shown == [every[i] for i in most_telling_answers(design, pocket_roles, answers, 3)] != every[:3]
+    assert kept != again
 
 
 def test_the_serving_worker_scores_as_the_reward_model_does(workspace, pocket_roles, serving):
