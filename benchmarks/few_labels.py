@@ -23,7 +23,7 @@ from engine.pocket.demo import COMPARED
 RESULTS = Path(__file__).parent / "results" / "few_labels.jsonl"
 PLAIN = ("warm", "terse", "rude")
 COMPOUND = ("warm+correct", "terse+correct", "fitting")
-WAYS = {"random": "#8a8f98", "different": "#3457d5", "active": "#d58a34"}  # of choosing, and their colours in the plot
+WAYS = {"random": "#8a8f98", "telling": "#3457d5", "active": "#d58a34"}  # of choosing, and their colours in the plot
 COUNTS = (6, 12, 25, 50, 100)
 
 

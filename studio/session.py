@@ -96,8 +96,9 @@ class Session:
     def answer_ahead(
         self, text: str, source: str, count: int, version: dict, sampling: Any, seen: Callable[[list[str]], None]
     ) -> None:
-        """Answer a prompt and only then store it with the `count` answers of many that differ most, so that no prompt
-        is ever left without any. Answers that somebody has asked for go first. `seen` is told all that is written."""
+        """Answer a prompt and only then store it with the `count` answers of many that would tell most, so that no
+        prompt is ever left without any. Answers that somebody has asked for go first. `seen` is told all that is
+        written."""
         seed, how = time.time_ns() % 2**31, sampling.as_dict()
         messages = [{"role": "user", "content": text}]
         events = self._generate(

@@ -5,8 +5,8 @@ rank once more what differs as the last ones did. Taken that a liking is linear 
 answers, with weights of a normal prior, a ranking of k answers of which no order is likelier yet tells of them as much
 as k / 4 sum_i (x_i - mean x)(x_i - mean x)^T (each pair a Bradley-Terry choice at even odds), whatever the person says.
 So the answers can be chosen, before anything is ranked, by how much they add to the logarithm of that information's
-determinant: a Bayesian D-optimal design (Chaloner and Verdinelli 1995, "Bayesian experimental design: a review",
-section 2.2; for lists that people rank Mukherjee et al. 2024, "Optimal design for human preference elicitation").
+determinant: a Bayesian D-optimal design (Chaloner and Verdinelli 1995, "Bayesian experimental design: a review"; for
+lists that people rank Mukherjee et al. 2024, "Optimal design for human preference elicitation").
 """
 
 from collections.abc import Sequence

@@ -36,7 +36,7 @@ from engine.store.db import Store
 from engine.training.passes import Encoded
 from engine.workspace import Workspace
 
-Choice = Literal["random", "different", "active"]
+Choice = Literal["random", "telling", "active"]
 # What is run on the rankings, one after another, by the method that makes the policy.
 RUNS = {
     "improve": ("improve",),
@@ -85,8 +85,8 @@ def label(
     seed: int,
     choose: Choice,
 ) -> None:
-    """Have `labels` prompts' answers ranked: as they were drawn, those of many that differ most in what was not asked
-    about before, or those that a reward model is least sure of.
+    """Have `labels` prompts' answers ranked: as they were drawn; those of many that would tell most (`methods.design`);
+    or those that a reward model is least sure of.
 
     Active choice starts with a few at random and doubles: a committee learns from what is ranked so far and chooses
     as many again from a pool of four times that.
@@ -96,8 +96,8 @@ def label(
     first_seed = seed * 1_000_000
     if choose != "active":
         design = Design()
-        for answers in ask(roles, role, prompts[:labels], first_seed, DRAWN if choose == "different" else ANSWERS):
-            if choose == "different":
+        for answers in ask(roles, role, prompts[:labels], first_seed, DRAWN if choose == "telling" else ANSWERS):
+            if choose == "telling":
                 encoded = [Encoded(a.prompt_ids, a.ids) for a in answers]
                 answers = [answers[i] for i in most_telling_answers(design, roles, encoded, ANSWERS)]
             _keep(store, version, annotator, answers)

@@ -8,7 +8,7 @@ from engine.errors import UserError
 from engine.models.find import POCKET
 from engine.models.shape import reach
 
-DRAWN = 16  # answers to a question where few are to be ranked: those that differ most
+DRAWN = 16  # answers to a question where few are to be ranked: those that would tell most
 
 
 @dataclass(frozen=True)

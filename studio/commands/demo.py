@@ -25,8 +25,8 @@ from studio.commands.common import answer_with, in_folder, say
     help="How often to rank and improve, each from the last.",
 )  # fmt: skip
 @click.option(
-    "--choose", type=click.Choice(["random", "different", "active"]), default="random", show_default=True,
-    help="Rank answers as they were drawn, of many those that differ most, or those a reward model is least sure of.",
+    "--choose", type=click.Choice(["random", "telling", "active"]), default="random", show_default=True,
+    help="Rank answers as they were drawn, of many those that tell most, or those a reward model is least sure of.",
 )  # fmt: skip
 @click.option(
     "--method", type=click.Choice(["improve", "reinforce", "dpo", "kto", "sft", "ilql"]), default="improve",
