@@ -11,7 +11,6 @@ import sys
 import traceback
 from pathlib import Path
 
-import psutil
 from filelock import FileLock, Timeout
 
 from engine.errors import UserError, disk_is_full
@@ -74,8 +73,7 @@ def _turn(workspace: Workspace, store: Store, run_id: int) -> FileLock:
 def main(folder: str, run_text: str) -> int:
     workspace, run_id = Workspace(Path(folder)), int(run_text)
     store = Store(workspace.database, PATIENCE)
-    born = psutil.Process().create_time()
-    store.update("runs", run_id, pid=os.getpid(), process_started=born)
+    store.update("runs", run_id, pid=os.getpid())
     signal.signal(signal.SIGTERM, lambda *_: store.update("runs", run_id, asked="stop"))
 
     def end(status: str, reason: str = "") -> int:

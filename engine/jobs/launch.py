@@ -29,6 +29,7 @@ METHODS = {
     "compare": "Two versions answer the same questions, for you to vote on.",
     "ilql": "Q-learning on the answers you judged; it never needs to answer anew while it learns.",
 }
+CHILD = "engine.jobs.child"
 NEEDS_FEEDBACK = ("improve", "reward", "sft", "dpo", "kto", "ilql")
 
 
@@ -62,18 +63,14 @@ def _spawn(workspace: Workspace, store: Store, run_id: int) -> None:
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
     with (workspace.run(run_id) / "log.txt").open("ab") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "engine.jobs.child", str(workspace.folder), str(run_id)],
+            [sys.executable, "-m", CHILD, str(workspace.folder), str(run_id)],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
             start_new_session=True,
             env=environment,
         )
-    try:
-        born = psutil.Process(process.pid).create_time()
-    except psutil.NoSuchProcess:
-        born = 0.0
-    store.update("runs", run_id, pid=process.pid, process_started=born, heartbeat=now())
+    store.update("runs", run_id, pid=process.pid, heartbeat=now())
 
 
 def stop(workspace: Workspace, store: Store, run_id: int) -> None:
@@ -110,12 +107,18 @@ def end(store: Store, run_id: int, patience: float = 20.0) -> None:
 
 
 def alive(run: dict) -> bool:
-    """Whether the run's own process lives; a process id that was handed on does not count."""
+    """Whether the run's own process lives. A process id that was handed on does not count: its command line tells.
+
+    (When it began would not: that time moves whenever the machine's clock is set, as after a sleep.)
+    """
+    if run["pid"] is None:
+        return False
     try:
         process = psutil.Process(run["pid"])
-        same = abs(process.create_time() - run["process_started"]) < 2
-        return same and process.status() != psutil.STATUS_ZOMBIE
-    except (psutil.NoSuchProcess, TypeError):
+        command = process.cmdline()  # empty while a process is just beginning or ending
+        own = not command or (CHILD in command and command[-1] == str(run["id"]))
+        return own and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
         return False
 
 

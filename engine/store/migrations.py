@@ -151,3 +151,9 @@ def m005_asked(db: Database) -> None:
 def m006_revealed(db: Database) -> None:
     """When a comparison's answers were shown by their sides: from then on a vote on it is not blind."""
     db.executescript("ALTER TABLE comparisons ADD COLUMN revealed TEXT;")
+
+
+@migrations()
+def m007_process_by_its_command(db: Database) -> None:
+    """When a run's process began is not asked any more: that time moves with the machine's clock."""
+    db.executescript("ALTER TABLE runs DROP COLUMN process_started;")

@@ -2,8 +2,11 @@
 
 import os
 import signal
+import subprocess
+import sys
 import time
 
+import psutil
 import pytest
 import torch
 from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
@@ -111,6 +114,29 @@ def test_improve_trains_compares_and_records_what_it_did(workspace, store, ranke
     assert until(workspace, store, second, ended)["status"] == "finished", launch.log_tail(workspace, second)
     kl = [next(m["value"] for m in runs.metrics_of(store, r) if m["name"] == "kl") for r in (run_id, second)]
     assert abs(kl[0]) < 1e-4 < 1e-3 < abs(kl[1])
+
+
+def test_a_run_is_known_by_its_process_whatever_the_clock_says(monkeypatch):
+    wait = [sys.executable, "-c", "import time; time.sleep(60)"]
+    own, handed_on = subprocess.Popen([*wait, launch.CHILD, "folder", "7"]), subprocess.Popen(wait)
+    try:
+        assert launch.alive({"id": 7, "pid": own.pid})  # from its first moment on, when it has no command line yet
+        while not all(psutil.Process(process.pid).cmdline() for process in (own, handed_on)):
+            time.sleep(0.01)
+        assert launch.alive({"id": 7, "pid": own.pid})
+        with monkeypatch.context() as clock:
+            clock.setattr(psutil.Process, "create_time", lambda self: 0.0)
+            assert launch.alive({"id": 7, "pid": own.pid})
+        assert not launch.alive({"id": 8, "pid": own.pid})
+        assert not launch.alive({"id": 7, "pid": handed_on.pid})
+        assert not launch.alive({"id": 7, "pid": None})
+    finally:
+        own.kill()
+        handed_on.kill()
+    handed_on.wait()
+    assert not launch.alive({"id": 7, "pid": own.pid})  # not waited for yet: a zombie
+    own.wait()
+    assert not launch.alive({"id": 7, "pid": own.pid})
 
 
 def test_a_run_pauses_goes_on_and_stops_with_what_it_has_learned(workspace, store, ranked):
