@@ -31,7 +31,7 @@ class Design:
 
     def __init__(self) -> None:
         self.spreads: list[float] = []  # of the answers to a question: the mean square of x less their mean
-        self.asked = torch.empty(0, 0)  # [answers, width], each less the mean of those it was shown with, times k / 4
+        self.asked = torch.empty(0, 0)  # [answers, width]: x less the mean of the k shown, times the root of k / 4
 
     def choose(self, states: Tensor, count: int) -> list[int]:
         """Places of `count` of the answers to one question, in their order; from here on these count as asked about.
