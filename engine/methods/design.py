@@ -21,7 +21,7 @@ from engine.training.batches import pad_right
 from engine.training.passes import Encoded
 
 # How far apart, in logits, two answers to a question are taken to be liked before anything is known (the root of the
-# mean square). Between a half and eight times that it makes no difference.
+# mean square). Between a half and four times that it makes little difference.
 APART = 2.8
 REMEMBERED = 1024  # answers that were asked about
 
