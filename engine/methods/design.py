@@ -14,10 +14,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from engine.models.chat import next_turn
+from engine.methods.reward import RewardModel
 from engine.models.roles import Roles
 from engine.models.states import states_at
-from engine.training.batches import pad_right
 from engine.training.passes import Encoded
 
 # How far apart, in logits, two answers to a question are taken to be liked before anything is known (the root of the
@@ -40,18 +39,18 @@ class Design:
         """
         states = states.double()
         apart = states - states.mean(0)
+        if not self.spreads:
+            self.asked = states[:0]
         self.spreads.append(float(apart.square().sum(-1).mean()))
         scale = APART**2 / max(2 * sum(self.spreads) / len(self.spreads), 1e-9)
         chosen = _most_telling(scale * self._unknown(apart, scale), count)
         told = (len(chosen) / 4) ** 0.5 * (states[chosen] - states[chosen].mean(0))
-        self.asked = torch.cat([self.asked, told])[-REMEMBERED:] if self.asked.numel() else told
+        self.asked = torch.cat([self.asked, told])[-REMEMBERED:]
         return chosen
 
     def _unknown(self, apart: Tensor, scale: float) -> Tensor:
         """What is unknown yet of the answers' likings: their covariance [answers, answers] / scale, given what was
         asked."""
-        if not self.asked.numel():
-            return apart @ apart.T
         shared = self.asked @ apart.T
         known = torch.eye(len(self.asked), dtype=apart.dtype) + scale * self.asked @ self.asked.T
         return apart @ apart.T - scale * shared.T @ torch.linalg.solve(known, shared)
@@ -78,9 +77,7 @@ def _most_telling(covariance: Tensor, count: int) -> list[int]:
 @torch.no_grad()
 def most_telling_answers(design: Design, roles: Roles, answers: Sequence[Encoded], count: int) -> list[int]:
     """Places of `count` of the answers to one prompt, in their order, as `Design.choose` has them."""
-    opener, limit = next_turn(roles.tokenizer), roles.tokenizer.model_max_length
-    rows = [[*answer.prompt, *answer.answer, *opener][-limit:] for answer in answers]
-    ids, mask = (x.to(roles.base.device) for x in pad_right(rows, roles.tokenizer.pad_token_id))
+    ids, mask, places = RewardModel(roles, []).pad(answers)  # as a reward model reads them
     with roles.acting(None) as model:
-        after = states_at(model, ids, mask, mask.sum(-1, keepdim=True) - 1)[:, 0]
+        _, after = states_at(model, ids, mask, places).unbind(1)
     return design.choose(after.cpu(), count)

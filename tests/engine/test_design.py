@@ -26,21 +26,11 @@ def information(chosen):
     return sum(torch.outer(pair, pair) for pair in pairs) / 4
 
 
-def test_each_pair_is_the_one_that_adds_most_to_the_determinant_of_what_is_known():
+@pytest.mark.parametrize("count", [2, 3, 4])
+def test_the_pair_and_then_each_other_is_what_adds_most_to_the_determinant_of_what_is_known(count):
     design = Design()
     known = torch.eye(3, dtype=torch.double) / APART**2
     for seed in range(6):
-        states = of_one_spread(seed)
-        best = max(combinations(range(6), 2), key=lambda pair: torch.logdet(known + information(states[list(pair)])))
-        assert design.choose(states, 2) == list(best)
-        known = known + information(states[list(best)])
-
-
-@pytest.mark.parametrize("count", [3, 4])
-def test_of_more_than_two_the_others_are_those_that_add_most_to_these(count):
-    design = Design()
-    known = torch.eye(3, dtype=torch.double) / APART**2
-    for seed in range(4):
         states = of_one_spread(seed)
         taken = list(max(combinations(range(6), 2), key=lambda p: torch.logdet(known + information(states[list(p)]))))
         while len(taken) < count:
