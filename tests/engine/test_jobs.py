@@ -134,7 +134,9 @@ def test_a_run_is_known_by_its_process_whatever_the_clock_says(monkeypatch):
         own.kill()
         handed_on.kill()
     handed_on.wait()
-    assert not launch.alive({"id": 7, "pid": own.pid})  # not waited for yet: a zombie
+    while psutil.Process(own.pid).status() != psutil.STATUS_ZOMBIE:  # killed, it takes a moment to end
+        time.sleep(0.01)
+    assert not launch.alive({"id": 7, "pid": own.pid})
     own.wait()
     assert not launch.alive({"id": 7, "pid": own.pid})
 
